@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from pillarbox.model.status import Status
+
+OK: Final = Status(2, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """It is in a mailbox, or another host has taken it (`remote` is its name then)."""
 
-    status: Status = Status(2, 0, 0)
+    status: Status = OK
     remote: str = ""
     text: str = ""
 

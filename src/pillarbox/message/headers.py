@@ -1,0 +1,137 @@
+"""The fields of a header block, by offsets. Source: RFC 5322 §2.2, §3.6, §4.5; RFC 6532 §3.
+
+One pass; no field is decoded or copied here. What the values mean is for `fields`, `date`, `parameters`, `encoded_word`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from pillarbox.message.defects import Defect
+from pillarbox.message.limits import DEFAULT, Limits
+
+
+class Field(NamedTuple):
+    """One header field. Offsets count from the start of the octets that were scanned."""
+
+    name: bytes
+    """Lower case; empty where the line is no field at all."""
+    start: int
+    value_start: int
+    """Just after the colon."""
+    end: int
+    """Before the CRLF (or LF) that ends the field; value_start ≤ end."""
+
+
+_FIELD_END: Final = re.compile(rb"\n(?![ \t])")
+_NAME: Final = re.compile(rb"[!-9;-~]+")
+_BLANK_CONTINUATION: Final = re.compile(rb"\n[ \t]+\r?(?:\n|\Z)")
+_BARE_CR: Final = re.compile(rb"\r(?!\n)")
+
+ONCE: Final = frozenset(
+    b"from sender reply-to to cc bcc subject date message-id in-reply-to references mime-version content-type "
+    b"content-transfer-encoding content-id content-description content-disposition".split()
+)
+"""Fields that may stand only once (RFC 5322 §3.6, RFC 2045)."""
+
+_COMMON: Final = (
+    "From Sender Reply-To To Cc CC Bcc Subject Date Message-ID Message-Id In-Reply-To References MIME-Version Mime-Version "
+    "Content-Type Content-Transfer-Encoding Content-Disposition Content-ID Content-Description Received Return-Path "
+    "Delivered-To DKIM-Signature Authentication-Results X-Mailer User-Agent List-Id List-Post List-Unsubscribe"
+)
+_LOWER: Final = {name.encode(): name.lower().encode() for name in _COMMON.split()}
+"""The usual spellings, so that most names need neither check nor change."""
+
+
+def parse_fields(octets: bytes, start: int, end: int, defects: set[Defect], limits: Limits = DEFAULT) -> list[Field]:
+    """The fields of the header block octets[start:end] (the empty line not included), in order; defects are added.
+
+    A line that is no field has an empty name; nothing is dropped short of the limits.
+    """
+    if end - start > limits.header_octets:
+        end = start + limits.header_octets
+        defects.add(Defect.HEADER_TOO_LARGE)
+    block = octets[start:end]
+    if b"\n" in block and block.count(b"\n") != block.count(b"\r\n"):
+        defects.add(Defect.BARE_LF)
+    if b"\r" in block and _BARE_CR.search(block, 0, len(block) - 1):
+        defects.add(Defect.BARE_CR)
+    if block[:1] in (b" ", b"\t"):
+        defects.add(Defect.LEADING_CONTINUATION)
+    if _BLANK_CONTINUATION.search(block):
+        defects.add(Defect.BLANK_CONTINUATION)
+    pieces = _FIELD_END.split(block, limits.fields)
+    if len(pieces) > limits.fields:
+        if pieces[limits.fields]:
+            defects.add(Defect.TOO_MANY_FIELDS)
+        del pieces[limits.fields :]
+    fields: list[Field] = []
+    append = fields.append
+    lower = _LOWER.get
+    field_octets = limits.field_octets
+    for piece in pieces:
+        size = len(piece)
+        if piece and piece != b"\r":
+            colon = piece.find(b":")
+            spelled = piece[:colon] if colon >= 0 else b""
+            name = lower(spelled)
+            if name is None:
+                name = _odd_name(spelled, defects)
+            stop = start + (size - 1 if piece[-1] == 13 else size)
+            if size > field_octets:
+                stop = start + field_octets
+                defects.add(Defect.FIELD_TOO_LARGE)
+            value_start = start + colon + 1
+            append(Field(name, start, value_start if value_start < stop else stop, stop))
+        start += size + 1
+    return fields
+
+
+def _odd_name(spelled: bytes, defects: set[Defect]) -> bytes:
+    """The name in lower case, empty if it is none; says what is odd about it."""
+    name = spelled.rstrip(b" \t\r\n")
+    if name != spelled:
+        defects.add(Defect.FOLDED_NAME if b"\n" in spelled[len(name) :] else Defect.SPACE_BEFORE_COLON)
+    if _NAME.fullmatch(name):
+        return name.lower()
+    defects.add(Defect.MALFORMED_FIELD)
+    return b""
+
+
+def unfold(value: bytes) -> bytes:
+    """A field's value on one line, without white space at its ends. Source: RFC 5322 §2.2.3."""
+    if b"\n" in value:
+        value = value.replace(b"\r\n", b"").replace(b"\n", b"")
+    return value.strip(b" \t\r")
+
+
+def first_values(octets: bytes, fields: list[Field]) -> dict[bytes, bytes]:
+    """Name → unfolded value of the first field of that name: the one that counts, everywhere (case 134)."""
+    values: dict[bytes, bytes] = {}
+    for name, _, value_start, end in fields:
+        if name not in values:
+            values[name] = unfold(octets[value_start:end])
+    return values
+
+
+def header_end(octets: bytes) -> int:
+    """Where the body begins: after the first empty line, which CRLF or LF ends; the length, if there is none.
+
+    White space on a line, or a bare CR, does not make it empty (case 135).
+    """
+    if octets[:2] == b"\r\n":
+        return 2
+    if octets[:1] == b"\n":
+        return 1
+    crlf = octets.find(b"\n\r\n")
+    lf = octets.find(b"\n\n", 0, crlf + 1 if crlf >= 0 else len(octets))
+    if lf >= 0:
+        return lf + 2
+    return crlf + 3 if crlf >= 0 else len(octets)
+
+
+def header_values(header: bytes, name: bytes) -> list[bytes]:
+    """All values, unfolded, of the fields `name` (lower case) in a header block."""
+    fields = parse_fields(header, 0, header_end(header), set())
+    return [unfold(header[f.value_start : f.end]) for f in fields if f.name == name]

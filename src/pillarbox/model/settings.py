@@ -1,0 +1,233 @@
+"""Every setting, typed, with its default; the text below a field is its entry in the manual.
+
+`config.py` reads them from TOML (strict: an unknown key is an error) and makes the manual page from this file.
+Times are in seconds unless a name says otherwise; sizes in octets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One address that is listened on."""
+
+    protocol: str
+    """smtp (mail from other servers), submission (mail from users), lmtp, imap, pop3, or metrics."""
+    address: str
+    """IP address, or a path that starts with "/" (LMTP only)."""
+    port: int = 0
+    """TCP port; 0 takes the protocol's own (25, 587, 465 with implicit TLS, 24, 143/993, 110/995, 9625)."""
+    tls: str = "starttls"
+    """"starttls" (offered), "implicit" (from the first octet) or "none"."""
+    cleartext_login: bool = False
+    """Allow logins without TLS. Only for loopback and test systems."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """See LIMITS in the manual. Every limit is per process group unless it says otherwise."""
+
+    sessions_per_ip: int = 30
+    """Sessions at once from one IPv4 address or IPv6 /64, for SMTP from other servers and sessions not logged in;
+    three times that for the /26 or /48 around it, nine times for the /21 or /32."""
+    sessions_per_account_and_ip: int = 20
+    """Logged-in sessions of one account from one address."""
+    sessions_per_account: int = 100
+    """Logged-in sessions of one account."""
+    connects_per_minute: int = 300
+    """New connections a minute from one address (×3 and ×9 for its networks)."""
+    sessions_smtp: int = 2000
+    """SMTP sessions from other servers, all together."""
+    sessions_submission: int = 500
+    """Submission sessions, reserved beside those."""
+    sessions_imap: int = 12000
+    """IMAP and POP3 sessions, all together."""
+    command_timeout_s: float = 300.0
+    """A client that says nothing for so long is told 421 and closed."""
+    first_command_timeout_s: float = 60.0
+    """As before, for the first command, and for anything before login."""
+    handshake_timeout_s: float = 30.0
+    """For a TLS handshake."""
+    min_rate_octets_s: float = 500.0
+    """A message that arrives slower than this after ten seconds is cut off."""
+    session_without_message_s: float = 1800.0
+    """Longest SMTP session without an accepted message."""
+    errors_slow: int = 10
+    """Errors in an SMTP session after which each answer takes a second."""
+    errors_close: int = 20
+    """Errors after which an SMTP session is closed."""
+    junk_commands: int = 100
+    """NOOP, RSET, VRFY and the like in one SMTP session."""
+    recipients: int = 1000
+    """Recipients of one message."""
+    messages_per_session: int = 100
+    """Messages in one SMTP session."""
+    message_octets: int = 50 * 1024 * 1024
+    """Largest message (announced as SIZE)."""
+    smtp_line_octets: int = 2048
+    """Longest SMTP command."""
+    auth_line_octets: int = 12288
+    """Longest line of an AUTH exchange."""
+    content_line_octets: int = 65536
+    """Longest line of a message."""
+    received_hops: int = 100
+    """Received fields after which a message is taken to be in a loop."""
+    auth_failures_per_session: int = 3
+    """Failed logins in a session, after which it is closed."""
+    auth_failures_per_minute: int = 10
+    """Failed logins a minute from one address (×3 and ×9 for its networks)."""
+    auth_failures_per_day: int = 50
+    """Failed logins a day from one address (×3 and ×9 for its networks)."""
+    login_workers: int = 2
+    """Password checks at once in one process."""
+    login_queue: int = 64
+    """Password checks that may wait for those; more are refused for now."""
+    login_cache_s: float = 300.0
+    """How long a verified login is remembered, so that polling clients cost nothing; 0 turns it off."""
+    imap_idle_s: float = 1800.0
+    """An IMAP session that says nothing for so long is closed (RFC 3501 §5.4: not under 30 minutes)."""
+    pop3_idle_s: float = 600.0
+    """The same for POP3 (RFC 1939 §3: not under 10 minutes)."""
+    imap_line_preauth_octets: int = 8192
+    """Longest IMAP command before login."""
+    imap_line_octets: int = 65536
+    """Longest IMAP command, literals not counted."""
+    imap_literals: int = 1000
+    """Literals in one IMAP command."""
+    imap_literal_octets: int = 1024 * 1024
+    """All literals of one IMAP command other than APPEND."""
+    imap_depth: int = 32
+    """Nesting of parentheses in an IMAP command."""
+    mailboxes: int = 10000
+    """Mailboxes of one account."""
+    write_buffer_octets: int = 65536
+    """Octets that wait for an SMTP client to read them; IMAP and POP3 have four times that."""
+    write_stall_s: float = 60.0
+    """A client that reads nothing for so long is closed."""
+    submission_messages_per_hour: int = 200
+    """Messages one account may submit in an hour."""
+    submission_recipients_per_hour: int = 500
+    """Recipients one account may submit to in an hour."""
+    mailbox_messages_per_minute: int = 100
+    """Messages for one mailbox in a minute; more are deferred."""
+    messages_per_ip_minute: int = 500
+    """Messages a minute from one address."""
+    open_accounts: int = 300
+    """Account files a process keeps open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The queue."""
+
+    lifetime_s: float = 5 * 86400.0
+    """After this a message that could not be delivered is returned."""
+    first_retry_s: float = 300.0
+    """Delay after the first failure; it doubles with each, with some jitter."""
+    max_retry_s: float = 4 * 3600.0
+    """The longest delay between two tries."""
+    delay_notice_s: float = 4 * 3600.0
+    """When the sender is told that a message is delayed; 0: never."""
+    per_destination: int = 20
+    """Deliveries at once to one destination."""
+    concurrency: int = 100
+    """Deliveries at once to other hosts, all together."""
+    trace_days: float = 30.0
+    """How long events are kept for `pillarbox trace`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where mail for some domains goes, instead of their MX records."""
+
+    domain: str
+    """A domain, "*.domain" for what is below it, or "*" for everything (a smarthost)."""
+    host: str
+    """Host name or IP address."""
+    port: int = 25
+    """TCP port."""
+    tls: str = "opportunistic"
+    """"opportunistic", "verify" (certificate checked), "implicit" (and checked) or "none"."""
+    protocol: str = "smtp"
+    """smtp or lmtp."""
+    username: str = ""
+    """For AUTH (only over TLS, or to loopback)."""
+    password: str = ""
+    """For AUTH."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """Sending to other servers."""
+
+    port: int = 25
+    """TCP port of other servers."""
+    allow_networks: tuple[str, ...] = ()
+    """Loopback and private networks that may be connected to; all such are refused otherwise."""
+    name_servers: tuple[str, ...] = ()
+    """DNS servers, "address" or "address:port"; those of the system if empty."""
+    routes: tuple[Route, ...] = ()
+    """Static routes and smarthosts, first match wins."""
+    source_address: str = ""
+    """Local address to send from."""
+    connect_timeout_s: float = 30.0
+    """For a TCP connection."""
+    starttls: bool = True
+    """Use STARTTLS where it is offered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Certificates."""
+
+    certificate: str = ""
+    """PEM file with the certificate chain; empty: a self-signed one is made in the home."""
+    key: str = ""
+    """PEM file with the private key (mode 600)."""
+    min_version: str = "1.2"
+    """"1.2" or "1.3"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    """Logs and metrics."""
+
+    level: str = "info"
+    """debug, info, warning or error."""
+    format: str = "auto"
+    """json, text, or auto: text on a terminal, else json."""
+    file: str = ""
+    """Path; empty: standard error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole configuration."""
+
+    hostname: str = ""
+    """Our name in greetings and Received fields; empty: the machine's."""
+    postmaster: str = ""
+    """Who reads mail for postmaster and abuse, of every domain and bare."""
+    workers: int = 0
+    """Front processes; 0: one per core; 1: everything in one process."""
+    user: str = ""
+    """Whom to become after binding, when started as root."""
+    detail_separator: str = "+"
+    """ada+anything@ reaches ada@; empty: off."""
+    trusted_networks: tuple[str, ...] = ()
+    """Networks for which no limit per address, network, mailbox rate, session length or count holds."""
+    relay_networks: tuple[str, ...] = ()
+    """Networks that may send to other domains without a login."""
+    scram_iterations: int = 600_000
+    """Work to check a password, for new passwords."""
+    default_quota_octets: int = 0
+    """Quota of new accounts; 0: none."""
+    listeners: tuple[Listener, ...] = ()
+    """What to listen on; empty: the standard ports on all addresses."""
+    limits: Limits = field(default_factory=Limits)
+    queue: Queue = field(default_factory=Queue)
+    outbound: Outbound = field(default_factory=Outbound)
+    tls: Tls = field(default_factory=Tls)
+    log: Logging = field(default_factory=Logging)
