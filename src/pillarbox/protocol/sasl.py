@@ -17,13 +17,12 @@ from enum import Enum
 from typing import Final, Protocol, TypeAlias
 
 from pillarbox.model.errors import PeerError
+from pillarbox.model.secret import MAX_PASSWORD_OCTETS, saslprep
 from pillarbox.protocol.scram import (
-    MAX_PASSWORD_OCTETS,
     ScramVerifier,
     client_proof,
     proof_is_good,
     salted_password,
-    saslprep,
     server_signature,
 )
 
@@ -331,7 +330,10 @@ class LoginClient:
 
 
 class ScramClient:
-    """SCRAM-SHA-256; verifies the server too. `nonce` as in `new_exchange`. Source: RFC 5802 §5, §7."""
+    """SCRAM-SHA-256; verifies the server too. `nonce` as in `new_exchange`. Source: RFC 5802 §5, §7.
+
+    `receive` salts the password, which may take a second: it belongs into a thread.
+    """
 
     name = "SCRAM-SHA-256"
 
@@ -379,7 +381,7 @@ def _name(octets: bytes) -> str | None:
         return None
     try:
         return saslprep(octets.decode())
-    except (UnicodeDecodeError, PeerError):
+    except ValueError:  # not UTF-8, or prohibited
         return None
 
 
