@@ -98,7 +98,7 @@ def decode(octets: bytes, label: str) -> str:
 
 
 def guess(octets: bytes) -> str:
-    """Text without a usable label: UTF-8 where it is valid, else windows-1252 (what "us-ascii" and Latin 1 mean too)."""
+    """Text without a usable label: UTF-8 where it is valid, else windows-1252 (which Latin 1 means too)."""
     try:
         return octets.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
 """The fields of a header block, by offsets. Source: RFC 5322 §2.2, §3.6, §4.5; RFC 6532 §3.
 
-One pass; no field is decoded or copied here. What the values mean is for `fields`, `date`, `parameters`, `encoded_word`.
+No field is decoded or copied here. What the values mean is for `fields`, `date`, `parameters`, `encoded_word`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ ONCE: Final = frozenset(
 """Fields that may stand only once (RFC 5322 §3.6, RFC 2045)."""
 
 _COMMON: Final = (
-    "From Sender Reply-To To Cc CC Bcc Subject Date Message-ID Message-Id In-Reply-To References MIME-Version Mime-Version "
-    "Content-Type Content-Transfer-Encoding Content-Disposition Content-ID Content-Description Received Return-Path "
+    "From Sender Reply-To To Cc CC Bcc Subject Date Message-ID Message-Id In-Reply-To References MIME-Version "
+    "Mime-Version Content-Type Content-Transfer-Encoding Content-Disposition Content-ID Content-Description Received Return-Path "
     "Delivered-To DKIM-Signature Authentication-Results X-Mailer User-Agent List-Id List-Post List-Unsubscribe"
 )
 _LOWER: Final = {name.encode(): name.lower().encode() for name in _COMMON.split()}
@@ -55,7 +55,7 @@ def parse_fields(octets: bytes, start: int, end: int, defects: set[Defect], limi
     block = octets[start:end]
     if b"\n" in block and block.count(b"\n") != block.count(b"\r\n"):
         defects.add(Defect.BARE_LF)
-    if b"\r" in block and _BARE_CR.search(block, 0, len(block) - 1):
+    if b"\r" in block and _BARE_CR.search(block):
         defects.add(Defect.BARE_CR)
     if block[:1] in (b" ", b"\t"):
         defects.add(Defect.LEADING_CONTINUATION)

@@ -91,7 +91,7 @@ _parse_short = lru_cache(maxsize=1024)(_parse)
 
 
 def _joined(found: list[tuple[bytes, bytes]]) -> Parameters:
-    """Put `name*0`, `name*1*` … together under `name`, or `name*` where a piece is encoded. Source: RFC 2231 §3, §4.1."""
+    """Put `name*0`, `name*1*` … together under `name`, or `name*` if a piece is encoded. Source: RFC 2231 §3, §4.1."""
     whole: dict[bytes, bytes] = {}
     pieces: dict[bytes, dict[int, tuple[bytes, bool]]] = {}
     for name, value in found:

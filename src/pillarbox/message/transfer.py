@@ -52,7 +52,7 @@ def decode_quoted_printable(octets: bytes) -> bytes:
 
 
 def decode_uuencode(octets: bytes) -> bytes:
-    """The first uuencoded file in `octets` (or all lines, if "begin" is missing); lines that do not decode are skipped."""
+    """The first uuencoded file in `octets` (all lines, if "begin" is missing); lines that do not decode are skipped."""
     begin = _UU_BEGIN.search(octets)
     lines = octets[begin.end() if begin else 0 :].split(b"\n")
     decoded: list[bytes] = []

@@ -1,0 +1,90 @@
+"""The IMAP ENVELOPE in wire form. Source: RFC 3501 §7.4.2 (envelope), §9 (nstring, address)."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from pillarbox.message.fields import AddressList, parse_addresses
+
+_QUOTABLE: Final = re.compile(rb"[\t -~]*")
+_ORDER: Final = (b"reply-to", b"to", b"cc", b"bcc")
+
+
+def format_nstring(value: bytes | None) -> bytes:
+    """NIL, a quoted string, or a literal where a quoted string cannot hold the octets.
+
+    NUL cannot travel in either (RFC 3501 §9, CHAR8): it becomes 0x80, as other servers do.
+    """
+    if value is None:
+        return b"NIL"
+    return format_string(value)
+
+
+def format_string(value: bytes) -> bytes:
+    """A quoted string or a literal."""
+    if _QUOTABLE.fullmatch(value):
+        if b'"' in value or b"\\" in value:
+            value = value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+        return b'"%b"' % value
+    if b"\0" in value:
+        value = value.replace(b"\0", b"\x80")
+    return b"{%d}\r\n%b" % (len(value), value)
+
+
+def format_addresses(value: bytes | None) -> bytes:
+    """An unfolded address field as a list of address structures, NIL if there is none in it."""
+    if not value:
+        return b"NIL"
+    if len(value) <= 128:
+        return _format_short(value)
+    return _format_list(parse_addresses(value))
+
+
+def _format_list(addresses: AddressList) -> bytes:
+    if not addresses.entries:
+        return b"NIL"
+    out: list[bytes] = []
+    for name, route, local, domain in addresses.entries:
+        if domain is None:
+            out.append(b"(NIL NIL %b NIL)" % format_nstring(local))
+            continue
+        out.append(
+            b"(%b %b %b %b)"
+            % (
+                b"NIL" if name is None else format_string(name),
+                b"NIL" if route is None else format_string(route),
+                # NIL would mean a group here; other servers use these words too.
+                format_string(local or b"MISSING_MAILBOX"),
+                format_string(domain or b"MISSING_DOMAIN"),
+            )
+        )
+    return b"(%b)" % b"".join(out)
+
+
+@lru_cache(maxsize=4096)
+def _format_short(value: bytes) -> bytes:
+    return _format_list(parse_addresses(value))
+
+
+def format_envelope(values: dict[bytes, bytes]) -> bytes:
+    """ENVELOPE from a header's first values (name → unfolded value): date, subject, from, sender, reply-to, to, cc,
+    bcc, in-reply-to, message-id. A missing or empty Sender or Reply-To is filled from From.
+    """
+    get = values.get
+    sender = format_addresses(get(b"from"))
+    reply_to, to, cc, bcc = (format_addresses(get(name)) for name in _ORDER)
+    own_sender = format_addresses(get(b"sender"))
+    return b"(%b %b %b %b %b %b %b %b %b %b)" % (
+        format_nstring(get(b"date")),
+        format_nstring(get(b"subject")),
+        sender,
+        sender if own_sender == b"NIL" else own_sender,
+        sender if reply_to == b"NIL" else reply_to,
+        to,
+        cc,
+        bcc,
+        format_nstring(get(b"in-reply-to")),
+        format_nstring(get(b"message-id")),
+    )

@@ -1,0 +1,185 @@
+"""Sections of a message: BODY[2.1.MIME], HEADER.FIELDS, by packed offsets. Source: RFC 3501 §6.4.5, §9 (section).
+
+The offsets are kept with the message, so that a section is served without parsing the message again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from struct import Struct, iter_unpack
+from typing import Final
+
+from pillarbox.message.scan import Kind, Message
+
+_RECORD: Final = Struct("<HBxIII")  # parent (0xFFFF: none), kind, header start, body start, body end
+_NO_PARENT: Final = 0xFFFF
+MAX_SECTION_OCTETS: Final = 16 * 1024
+MAX_DEPTH: Final = 100
+MAX_NAMES: Final = 500
+
+_SECTION: Final = re.compile(
+    rb"((?:[1-9][0-9]{0,5}(?:\.[1-9][0-9]{0,5})*)?)\.?"
+    rb"(HEADER\.FIELDS\.NOT|HEADER\.FIELDS|HEADER|TEXT|MIME|)(?: \(([^()]*)\))?",
+    re.IGNORECASE,
+)
+_FIELD_NAME: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"|([^ "]+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What stands in the brackets of BODY[…]."""
+
+    path: tuple[int, ...]
+    """Part numbers, outermost first; empty for the message itself."""
+    what: str
+    """"" (all of it), "HEADER", "TEXT", "MIME", "HEADER.FIELDS" or "HEADER.FIELDS.NOT"."""
+    names: frozenset[bytes] = frozenset()
+    """Field names in lower case, for the last two."""
+
+    @property
+    def selects_fields(self) -> bool:
+        """True if the located header is to be passed through `select_fields`."""
+        return self.what.startswith("HEADER.FIELDS")
+
+    @property
+    def inverted(self) -> bool:
+        """True for HEADER.FIELDS.NOT."""
+        return self.what == "HEADER.FIELDS.NOT"
+
+
+@lru_cache(maxsize=256)
+def parse_section(text: bytes) -> Section | None:
+    """Parse the octets between the brackets; None if they are no section (the answer is BAD). Bounded: case 172."""
+    if len(text) > MAX_SECTION_OCTETS:
+        return None
+    match = _SECTION.fullmatch(text)
+    if match is None:
+        return None
+    digits, word, listed = match.groups()
+    what = word.decode("ascii").upper()
+    if bool(digits and word) != (text[len(digits) : len(digits) + 1] == b"."):
+        return None
+    path = tuple(int(number) for number in digits.split(b".")) if digits else ()
+    if len(path) > MAX_DEPTH or (what == "MIME" and not path):
+        return None
+    if (listed is not None) != what.startswith("HEADER.FIELDS"):
+        return None
+    names = frozenset((quoted or plain).lower() for quoted, plain in _FIELD_NAME.findall(listed or b""))
+    if (listed is not None and not names) or len(names) > MAX_NAMES:
+        return None
+    return Section(path, what, names)
+
+
+def pack_parts(message: Message) -> bytes:
+    """The offsets of all parts, 16 octets each."""
+    pack = _RECORD.pack
+    return b"".join(
+        [
+            pack(p.parent if p.parent >= 0 else _NO_PARENT, p.kind, p.header_start, p.body_start, p.body_end)
+            for p in message.parts
+        ]
+    )
+
+
+def locate(section: Section, parts: bytes, prefix_len: int = 0) -> list[tuple[int, int]] | None:
+    """Where a section is in prefix + content, as (offset, length) pieces; None if the message has no such section.
+
+    `parts` is what `pack_parts` made of the content. The message's own header begins with the prefix. For
+    HEADER.FIELDS it is the whole header: `select_fields` picks from it.
+    """
+    if len(parts) < _RECORD.size:
+        return None
+    if not section.path:
+        _, _, _, body_start, body_end = _RECORD.unpack_from(parts, 0)
+        if section.what == "":
+            return [(0, prefix_len + body_end)]
+        if section.what == "TEXT":
+            return [(prefix_len + body_start, body_end - body_start)]
+        return [(0, prefix_len + body_start)]
+    index = _find(section.path, parts)
+    if index is None:
+        return None
+    _, kind, header_start, body_start, body_end = _RECORD.unpack_from(parts, index * _RECORD.size)
+    if section.what == "MIME":
+        if index == 0:
+            return [(0, prefix_len + body_start)]
+        return [(prefix_len + header_start, body_start - header_start)]
+    if section.what != "":
+        if kind != Kind.MESSAGE:
+            return None
+        # The enclosed message is the record after its part.
+        _, _, header_start, body_start, body_end = _RECORD.unpack_from(parts, (index + 1) * _RECORD.size)
+        if section.what != "TEXT":
+            return [(prefix_len + header_start, body_start - header_start)]
+    return [(prefix_len + body_start, body_end - body_start)]
+
+
+def _find(path: tuple[int, ...], parts: bytes) -> int | None:
+    """The index of the part with this path of numbers, or None."""
+    records = list(iter_unpack(_RECORD.format, parts))
+    index, inside = 0, True  # inside: the next number counts within the entity at index, which is a message
+    for number in path:
+        kind = records[index][1]
+        if inside and kind != Kind.MULTIPART:
+            if number != 1:
+                return None
+        else:
+            if kind == Kind.MESSAGE:
+                index += 1
+                if records[index][1] != Kind.MULTIPART:
+                    if number != 1:
+                        return None
+                    inside = False
+                    continue
+            if records[index][1] != Kind.MULTIPART:
+                return None
+            child = _child(records, index, number)
+            if child is None:
+                return None
+            index = child
+        inside = False
+    return index
+
+
+def _child(records: list[tuple[int, ...]], parent: int, number: int) -> int | None:
+    """The index of the parent's child with this number, counted from 1."""
+    for index in range(parent + 1, len(records)):
+        if records[index][0] == parent:
+            number -= 1
+            if number == 0:
+                return index
+        elif records[index][0] < parent or records[index][0] == _NO_PARENT:
+            return None
+    return None
+
+
+_FIELD: Final = rb"^(?:%b)[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*(?:\n|\Z)"
+_ANY_FIELD: Final = re.compile(rb"^([^:\r\n]*)[^\n]*(?:\n[ \t][^\n]*)*(?:\n|\Z)", re.MULTILINE)
+
+
+@lru_cache(maxsize=256)
+def _selector(names: frozenset[bytes]) -> re.Pattern[bytes]:
+    alternatives = b"|".join(re.escape(name) for name in sorted(names))
+    return re.compile(_FIELD % alternatives, re.MULTILINE | re.IGNORECASE)
+
+
+def select_fields(header: bytes, names: frozenset[bytes], invert: bool) -> bytes:
+    """The fields of `header` whose names are in `names` (lower case), or are not, in order, and an empty line.
+
+    Lines end with CRLF in the result. Source: RFC 3501 §6.4.5 (HEADER.FIELDS, HEADER.FIELDS.NOT).
+    """
+    if invert:
+        found = [
+            match[0]
+            for match in _ANY_FIELD.finditer(header)
+            if match[0] and match[1].rstrip(b" \t").lower() not in names and match[0] not in (b"\r\n", b"\n")
+        ]
+    else:
+        found = _selector(names).findall(header)
+    found.append(b"\r\n")
+    result = b"".join(found)
+    if result.count(b"\n") != result.count(b"\r\n"):
+        result = result.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    return result

@@ -1,0 +1,113 @@
+"""All that readers ask of a message, computed once at arrival and kept as it goes over the wire.
+
+What is in `WireForms` depends on the octets and on `VERSION` only. Source: RFC 3501 §7.4.2, RFC 5256 §2, RFC 8970.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from pillarbox.message import encoded_word
+from pillarbox.message.bodystructure import format_structures
+from pillarbox.message.date import parse_date
+from pillarbox.message.defects import Defect
+from pillarbox.message.envelope import format_envelope
+from pillarbox.message.fields import parse_message_ids
+from pillarbox.message.preview import preview
+from pillarbox.message.scan import Message, scan
+from pillarbox.message.section import pack_parts
+from pillarbox.message.subject import base_subject
+
+VERSION: Final = 1
+"""Rises when any form changes for the same octets: what was stored is then computed again."""
+
+LISTED_FIELDS: Final = frozenset(
+    b"from to cc bcc subject date message-id reply-to sender in-reply-to references mime-version content-type "
+    b"content-transfer-encoding content-disposition list-id list-post list-unsubscribe list-help mailing-list "
+    b"x-mailing-list x-list precedence x-priority x-msmail-priority priority importance newsgroups followup-to "
+    b"disposition-notification-to return-receipt-to delivered-to x-spam-status x-spam-flag x-spam-level x-spam-score "
+    b"auto-submitted x-label keywords resent-from resent-to resent-date resent-message-id organization lines "
+    b"user-agent x-mailer x-original-to status x-status x-uid x-uidl x-bogosity x-google-thread-id".split()
+)
+"""Fields kept in `WireForms.headers`, in lower case: those that clients ask for to show a list of messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireForms:
+    """What a message looks like to IMAP, POP3, search and threading. Bytes are ready to send."""
+
+    envelope: bytes
+    """ENVELOPE with its parentheses."""
+    body: bytes
+    """BODY: the structure without extension data."""
+    bodystructure: bytes
+    headers: bytes
+    """The fields named in LISTED_FIELDS, as received and in order, each ended by CRLF; without an empty line."""
+    parts: bytes
+    """Packed offsets for `section.locate`."""
+    preview: str
+    """RFC 8970: at most 200 characters."""
+    subject: str
+    """Decoded."""
+    base_subject: str
+    """RFC 5256 §2.1; case kept."""
+    sent_at: int | None
+    """Date field in seconds since 1970."""
+    message_id: str
+    """Without angle brackets; empty if there is none."""
+    references: list[str]
+    """Ids in References, else the first in In-Reply-To (RFC 5256 §3, REFERENCES); without angle brackets."""
+    defects: tuple[Defect, ...]
+    """Sorted."""
+
+
+def wire_forms(octets: bytes) -> WireForms:
+    """Compute all forms of a message from its octets. Never raises, whatever they are."""
+    return forms_of(scan(octets))
+
+
+def forms_of(message: Message) -> WireForms:
+    """The same for a message that is scanned already."""
+    values = message.parts[0].values
+    defects = message.defects
+    body, bodystructure = format_structures(message)
+    subject = encoded_word.decode(values[b"subject"]) if b"subject" in values else ""
+    sent_at = None
+    if b"date" in values:
+        sent_at = parse_date(values[b"date"])
+        if sent_at is None:
+            defects.add(Defect.BAD_DATE)
+    if b"from" not in values:
+        defects.add(Defect.NO_FROM)
+    message_ids = parse_message_ids(values[b"message-id"]) if b"message-id" in values else None
+    references = parse_message_ids(values[b"references"]) if b"references" in values else []
+    if not references and b"in-reply-to" in values:
+        references = parse_message_ids(values[b"in-reply-to"])[:1]
+    return WireForms(
+        envelope=format_envelope(values),
+        body=body,
+        bodystructure=bodystructure,
+        headers=listed_headers(message),
+        parts=pack_parts(message),
+        preview=preview(message),
+        subject=subject,
+        base_subject=base_subject(subject),
+        sent_at=sent_at,
+        message_id=message_ids[0] if message_ids else "",
+        references=references,
+        defects=tuple(sorted(defects)) if defects else (),
+    )
+
+
+def listed_headers(message: Message) -> bytes:
+    """The fields of the message's own header that LISTED_FIELDS names, each ended by CRLF."""
+    octets = message.octets
+    found = [octets[start:end] for name, start, _, end in message.parts[0].fields if name in LISTED_FIELDS]
+    if not found:
+        return b""
+    found.append(b"")
+    headers = b"\r\n".join(found)
+    if Defect.BARE_LF in message.defects:
+        headers = headers.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    return headers
