@@ -1,0 +1,1 @@
+"""Real neighbours: Debian's mail programs against a running pillarbox, through the front door."""
