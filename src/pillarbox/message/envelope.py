@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from pillarbox.message.fields import AddressList, parse_addresses
+from pillarbox.message.fields import ANGLE, BARE, AddressList, parse_addresses
 
 _QUOTABLE: Final = re.compile(rb"[\t -~]*")
 _ORDER: Final = (b"reply-to", b"to", b"cc", b"bcc")
@@ -39,10 +39,35 @@ def format_addresses(value: bytes | None) -> bytes:
         return b"NIL"
     if len(value) <= 128:
         return _format_short(value)
-    return _format_list(parse_addresses(value))
+    return _format_list(value)
 
 
-def _format_list(addresses: AddressList) -> bytes:
+def _format_list(value: bytes) -> bytes:
+    """The usual forms go straight from the pattern to the wire: all that it captures may stand in quotes."""
+    out: list[bytes] = []
+    if len(value) <= 4096 and _QUOTABLE.fullmatch(value):
+        position, size = 0, len(value)
+        while position < size:
+            match = ANGLE.match(value, position)
+            if match is not None:
+                quoted, phrase, local, domain = match.groups()
+                name = phrase.strip(b" ") if quoted is None else quoted
+                out.append(b'("%b" NIL "%b" "%b")' % (name, local, domain) if name else _NAMELESS % (local, domain))
+            elif match := BARE.match(value, position):
+                out.append(_NAMELESS % match.groups())
+            else:
+                break
+            position = match.end()
+        else:
+            return b"(%b)" % b"".join(out)
+    return _format_entries(parse_addresses(value))
+
+
+_format_short = lru_cache(maxsize=4096)(_format_list)
+_NAMELESS: Final = b'(NIL NIL "%b" "%b")'
+
+
+def _format_entries(addresses: AddressList) -> bytes:
     if not addresses.entries:
         return b"NIL"
     out: list[bytes] = []
@@ -50,22 +75,11 @@ def _format_list(addresses: AddressList) -> bytes:
         if domain is None:
             out.append(b"(NIL NIL %b NIL)" % format_nstring(local))
             continue
-        out.append(
-            b"(%b %b %b %b)"
-            % (
-                b"NIL" if name is None else format_string(name),
-                b"NIL" if route is None else format_string(route),
-                # NIL would mean a group here; other servers use these words too.
-                format_string(local or b"MISSING_MAILBOX"),
-                format_string(domain or b"MISSING_DOMAIN"),
-            )
-        )
+        # NIL in place of mailbox or host would mean a group; other servers say the same.
+        mailbox, host = local or b"MISSING_MAILBOX", domain or b"MISSING_DOMAIN"
+        four = (format_nstring(name), format_nstring(route), format_string(mailbox), format_string(host))
+        out.append(b"(%b %b %b %b)" % four)
     return b"(%b)" % b"".join(out)
-
-
-@lru_cache(maxsize=4096)
-def _format_short(value: bytes) -> bytes:
-    return _format_list(parse_addresses(value))
 
 
 def format_envelope(values: dict[bytes, bytes]) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from pillarbox.message import encoded_word
@@ -73,11 +72,11 @@ _DOT_ATOM: Final = re.compile(
     rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff-]+)*"
 )
 # The two forms that nearly all mail has. Whatever differs goes the long way, all of it.
-_ANGLE: Final = re.compile(
+ANGLE: Final = re.compile(
     rb'(?: ?"([^"\\]*)" ?|([^"(),:;<>@\[\\\]\x00-\x1f\x7f]*))'
     rb"<([A-Za-z0-9!#$%&'*+/=?^_`{|}~.\x80-\xff-]+)@([A-Za-z0-9.\x80-\xff-]+)>(?: ?,|\Z)"
 )
-_BARE: Final = re.compile(rb" ?([A-Za-z0-9!#$%&'*+/=?^_`{|}~.\x80-\xff-]+)@([A-Za-z0-9.\x80-\xff-]+)(?: ?,|\Z)")
+BARE: Final = re.compile(rb" ?([A-Za-z0-9!#$%&'*+/=?^_`{|}~.\x80-\xff-]+)@([A-Za-z0-9.\x80-\xff-]+)(?: ?,|\Z)")
 _TOKEN: Final = re.compile(
     rb'([ \t\r\n]+)|([^ \t\r\n"(),:;<>@\[\\\].]+)|"([^"\\]*(?:\\.[^"\\]*)*)"?|(\[[^\]\\]*(?:\\.[^\]\\]*)*\]?)|(.)',
     re.DOTALL,
@@ -90,22 +89,16 @@ _SPACE: Final = re.compile(rb"[ \t\r\n]+")
 
 def parse_addresses(value: bytes) -> AddressList:
     """Read the value of From, To, Reply-To …; never fails. At most 2,000 mailboxes are read."""
-    if len(value) <= 128:
-        return _parse_short(value)
-    return _parse(value)
-
-
-def _parse(value: bytes) -> AddressList:
     entries: list[Mailbox] = []
     position, size = 0, len(value)
     while position < size:
-        match = _ANGLE.match(value, position)
+        match = ANGLE.match(value, position)
         if match is not None:
             quoted, phrase, local, domain = match.groups()
             name = quoted if quoted is not None else phrase.strip(b" ")
             entries.append(Mailbox(name or None, None, local, domain))
         else:
-            match = _BARE.match(value, position)
+            match = BARE.match(value, position)
             if match is None:
                 return _Parser(value).run()
             entries.append(Mailbox(None, None, match[1], match[2]))
@@ -113,9 +106,6 @@ def _parse(value: bytes) -> AddressList:
         if len(entries) > DEFAULT.addresses:
             return AddressList(tuple(entries[: DEFAULT.addresses]), frozenset({Defect.TOO_MANY_ADDRESSES}))
     return AddressList(tuple(entries))
-
-
-_parse_short = lru_cache(maxsize=4096)(_parse)
 
 
 class _Parser:

@@ -24,10 +24,40 @@ class Field(NamedTuple):
     """Before the CRLF (or LF) that ends the field; value_start ≤ end."""
 
 
+class Header:
+    """The fields of one header block, in order. What a value means is not looked at."""
+
+    __slots__ = ("lines", "names", "start", "values")
+
+    def __init__(self, start: int, lines: list[bytes], names: list[bytes], values: dict[bytes, bytes]) -> None:
+        self.start = start
+        self.lines = lines
+        """Each field as received, folded, without the LF that ends it."""
+        self.names = names
+        """Of the lines, in lower case; empty where a line is no field."""
+        self.values = values
+        """Name → unfolded value of the first field of that name: the one that counts, everywhere (case 134)."""
+
+    @property
+    def fields(self) -> list[Field]:
+        """The fields by their offsets."""
+        fields: list[Field] = []
+        start = self.start
+        for name, line in zip(self.names, self.lines, strict=True):
+            end = start + len(line) - line.endswith(b"\r")
+            fields.append(Field(name, start, start + line.find(b":") + 1, end))
+            start += len(line) + 1
+        return fields
+
+    def all_values(self, name: bytes) -> list[bytes]:
+        """The unfolded values of all fields of a name (lower case), in order."""
+        found = (line for own, line in zip(self.names, self.lines, strict=True) if own == name)
+        return [unfold(line.partition(b":")[2]) for line in found]
+
+
 _FIELD_END: Final = re.compile(rb"\n(?![ \t])")
 _NAME: Final = re.compile(rb"[!-9;-~]+")
 _BLANK_CONTINUATION: Final = re.compile(rb"\n[ \t]+\r?(?:\n|\Z)")
-_BARE_CR: Final = re.compile(rb"\r(?!\n)")
 
 ONCE: Final = frozenset(
     b"from sender reply-to to cc bcc subject date message-id in-reply-to references mime-version content-type "
@@ -37,14 +67,15 @@ ONCE: Final = frozenset(
 
 _COMMON: Final = (
     "From Sender Reply-To To Cc CC Bcc Subject Date Message-ID Message-Id In-Reply-To References MIME-Version "
-    "Mime-Version Content-Type Content-Transfer-Encoding Content-Disposition Content-ID Content-Description Received Return-Path "
-    "Delivered-To DKIM-Signature Authentication-Results X-Mailer User-Agent List-Id List-Post List-Unsubscribe"
+    "Mime-Version Content-Type Content-Transfer-Encoding Content-Disposition Content-ID Content-Description Received "
+    "Return-Path Delivered-To DKIM-Signature Authentication-Results X-Mailer User-Agent List-Id List-Post "
+    "List-Unsubscribe"
 )
 _LOWER: Final = {name.encode(): name.lower().encode() for name in _COMMON.split()}
 """The usual spellings, so that most names need neither check nor change."""
 
 
-def parse_fields(octets: bytes, start: int, end: int, defects: set[Defect], limits: Limits = DEFAULT) -> list[Field]:
+def parse_fields(octets: bytes, start: int, end: int, defects: set[Defect], limits: Limits = DEFAULT) -> Header:
     """The fields of the header block octets[start:end] (the empty line not included), in order; defects are added.
 
     A line that is no field has an empty name; nothing is dropped short of the limits.
@@ -53,39 +84,48 @@ def parse_fields(octets: bytes, start: int, end: int, defects: set[Defect], limi
         end = start + limits.header_octets
         defects.add(Defect.HEADER_TOO_LARGE)
     block = octets[start:end]
-    if b"\n" in block and block.count(b"\n") != block.count(b"\r\n"):
+    _note_odd_octets(block, defects)
+    lines = _FIELD_END.split(block, limits.fields)
+    last = lines.pop()
+    if last and len(lines) < limits.fields:
+        lines.append(last)
+    elif last:
+        defects.add(Defect.TOO_MANY_FIELDS)
+    names: list[bytes] = []
+    values: dict[bytes, bytes] = {}
+    lower, add_name, field_octets = _LOWER.get, names.append, limits.field_octets
+    for line in lines:
+        spelled, colon, value = line.partition(b":")
+        name = lower(spelled)
+        if name is None:
+            name = _odd_name(spelled if colon else b"", defects)
+        add_name(name)
+        if len(value) > field_octets:
+            value = value[:field_octets]
+            defects.add(Defect.FIELD_TOO_LARGE)
+        if b"\n" in value:
+            if _BLANK_CONTINUATION.search(line):
+                defects.add(Defect.BLANK_CONTINUATION)
+            value = value.replace(b"\r\n", b"").replace(b"\n", b"")
+        if name not in values:
+            values[name] = value.strip(b" \t\r")
+    return Header(start, lines, names, values)
+
+
+def _note_odd_octets(block: bytes, defects: set[Defect]) -> None:
+    """What is wrong with a header block whatever its fields are."""
+    lines = block.count(b"\r\n")
+    if block.count(b"\n") != lines:
         defects.add(Defect.BARE_LF)
-    if b"\r" in block and _BARE_CR.search(block):
+    if block.count(b"\r") != lines:
         defects.add(Defect.BARE_CR)
     if block[:1] in (b" ", b"\t"):
         defects.add(Defect.LEADING_CONTINUATION)
-    if _BLANK_CONTINUATION.search(block):
-        defects.add(Defect.BLANK_CONTINUATION)
-    pieces = _FIELD_END.split(block, limits.fields)
-    if len(pieces) > limits.fields:
-        if pieces[limits.fields]:
-            defects.add(Defect.TOO_MANY_FIELDS)
-        del pieces[limits.fields :]
-    fields: list[Field] = []
-    append = fields.append
-    lower = _LOWER.get
-    field_octets = limits.field_octets
-    for piece in pieces:
-        size = len(piece)
-        if piece and piece != b"\r":
-            colon = piece.find(b":")
-            spelled = piece[:colon] if colon >= 0 else b""
-            name = lower(spelled)
-            if name is None:
-                name = _odd_name(spelled, defects)
-            stop = start + (size - 1 if piece[-1] == 13 else size)
-            if size > field_octets:
-                stop = start + field_octets
-                defects.add(Defect.FIELD_TOO_LARGE)
-            value_start = start + colon + 1
-            append(Field(name, start, value_start if value_start < stop else stop, stop))
-        start += size + 1
-    return fields
+    if not block.isascii():
+        try:
+            block.decode("utf-8")
+        except UnicodeDecodeError:
+            defects.add(Defect.EIGHT_BIT_HEADER)
 
 
 def _odd_name(spelled: bytes, defects: set[Defect]) -> bytes:
@@ -106,15 +146,6 @@ def unfold(value: bytes) -> bytes:
     return value.strip(b" \t\r")
 
 
-def first_values(octets: bytes, fields: list[Field]) -> dict[bytes, bytes]:
-    """Name → unfolded value of the first field of that name: the one that counts, everywhere (case 134)."""
-    values: dict[bytes, bytes] = {}
-    for name, _, value_start, end in fields:
-        if name not in values:
-            values[name] = unfold(octets[value_start:end])
-    return values
-
-
 def header_end(octets: bytes) -> int:
     """Where the body begins: after the first empty line, which CRLF or LF ends; the length, if there is none.
 
@@ -133,5 +164,4 @@ def header_end(octets: bytes) -> int:
 
 def header_values(header: bytes, name: bytes) -> list[bytes]:
     """All values, unfolded, of the fields `name` (lower case) in a header block."""
-    fields = parse_fields(header, 0, header_end(header), set())
-    return [unfold(header[f.value_start : f.end]) for f in fields if f.name == name]
+    return parse_fields(header, 0, header_end(header), set()).all_values(name)

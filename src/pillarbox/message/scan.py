@@ -14,7 +14,7 @@ from typing import Final
 
 from pillarbox.message import transfer
 from pillarbox.message.defects import Defect
-from pillarbox.message.headers import ONCE, Field, first_values, parse_fields
+from pillarbox.message.headers import ONCE, Header, parse_fields
 from pillarbox.message.limits import DEFAULT, Limits
 from pillarbox.message.parameters import ParameterField, parse_parameters
 
@@ -38,9 +38,7 @@ class Part:
     header_start: int
     body_start: int
     """After the empty line."""
-    fields: list[Field]
-    values: dict[bytes, bytes]
-    """First value of each field name, unfolded."""
+    header: Header
     content_type: ParameterField
     """Effective: defaults filled in, mistakes replaced by text/plain."""
     kind: Kind
@@ -50,9 +48,14 @@ class Part:
     children: int = 0
 
     @property
+    def values(self) -> dict[bytes, bytes]:
+        """First value of each field name, unfolded."""
+        return self.header.values
+
+    @property
     def encoding(self) -> bytes:
         """The transfer encoding in lower case, "7bit" if none is given. Source: RFC 2045 §6.1."""
-        value = self.values.get(b"content-transfer-encoding")
+        value = self.header.values.get(b"content-transfer-encoding")
         if not value:
             return b"7bit"
         value = value.lower()
@@ -103,7 +106,6 @@ class Message:
 TEXT_PLAIN: Final = ParameterField(b"text/plain", ((b"charset", b"us-ascii"),))
 RFC822: Final = ParameterField(b"message/rfc822", ())
 OPAQUE: Final = ParameterField(b"application/octet-stream", ())
-_BLANK: Final = re.compile(rb"\n\r?\n")
 _TYPE: Final = re.compile(rb"[!#$%&'*+.^_`|{}~0-9a-z-]+/[!#$%&'*+.^_`|{}~0-9a-z-]+")
 
 
@@ -117,7 +119,19 @@ def scan(octets: bytes, limits: Limits = DEFAULT) -> Message:
 class _Scanner:
     """The state of one pass."""
 
-    __slots__ = ("blank", "boundaries", "counted_to", "known", "limits", "lines", "message", "octets", "open", "size")
+    __slots__ = (
+        "blank",
+        "blank_crlf",
+        "boundaries",
+        "counted_to",
+        "known",
+        "limits",
+        "lines",
+        "message",
+        "octets",
+        "open",
+        "size",
+    )
 
     def __init__(self, message: Message, limits: Limits) -> None:
         self.message = message
@@ -128,6 +142,7 @@ class _Scanner:
         self.boundaries: list[tuple[bytes, int]] = []  # of open multiparts: boundary, position in self.open
         self.known: dict[bytes, int] = {}  # boundary → position in self.boundaries, the innermost one's
         self.blank = -1  # the LF before the first empty line found so far; the size if there is no more
+        self.blank_crlf = -1  # the same for empty lines that CRLF ends
         self.counted_to = 0
         self.lines = 0
 
@@ -188,7 +203,7 @@ class _Scanner:
 
     def read_header(self, start: int, search_from: int, default: ParameterField) -> Part:
         """The entity whose header begins at `start`; a boundary line may end it before its empty line."""
-        octets, defects = self.octets, self.message.defects
+        defects = self.message.defects
         fields_end, body_start = self.header_extent(start, search_from)
         if fields_end == body_start and start < fields_end:
             defects.add(Defect.NO_HEADER_END)
@@ -196,17 +211,17 @@ class _Scanner:
             cut = self.first_boundary(search_from, fields_end)
             if cut is not None:
                 fields_end = body_start = max(cut, start)
-        fields = parse_fields(octets, start, fields_end, defects, self.limits)
-        values = first_values(octets, fields)
-        if len(values) != len(fields):
-            note_duplicates(fields, defects, whole=not self.open)
+        header = parse_fields(self.octets, start, fields_end, defects, self.limits)
+        values = header.values
+        if len(values) != len(header.names):
+            note_duplicates(header.names, defects, whole=not self.open)
         given = values.get(b"content-type")
         content_type = default if given is None else self.content_type(given)
         kind = Kind.LEAF
         if content_type.value.startswith(b"multipart/") or content_type.value == b"message/rfc822":
             kind, content_type = self.container(content_type, values)
         parent = self.open[-1] if self.open else -1
-        part = Part(parent, len(self.open), start, body_start, fields, values, content_type, kind)
+        part = Part(parent, len(self.open), start, body_start, header, content_type, kind)
         if b"content-transfer-encoding" in values and part.encoding not in transfer.KNOWN:
             defects.add(Defect.UNKNOWN_ENCODING)
         return part
@@ -221,8 +236,11 @@ class _Scanner:
                 return 0, 1
         if self.blank < search_from:
             # What was found from an earlier start is also the first one from here: all searches together are one pass.
-            match = _BLANK.search(octets, search_from)
-            self.blank = match.start() if match else size
+            if self.blank_crlf < search_from:
+                found = octets.find(b"\n\r\n", search_from)
+                self.blank_crlf = found if found >= 0 else size
+            found = octets.find(b"\n\n", search_from, self.blank_crlf + 1)
+            self.blank = found if found >= 0 else self.blank_crlf
         if self.blank >= size:
             return size, size
         end = self.blank + 1
@@ -327,11 +345,10 @@ class _Scanner:
         return self.lines
 
 
-def note_duplicates(fields: list[Field], defects: set[Defect], whole: bool) -> None:
+def note_duplicates(names: list[bytes], defects: set[Defect], whole: bool) -> None:
     """Flag fields that stand twice and may not (case 134); `whole`: it is the header of the message itself."""
     seen: set[bytes] = set()
-    for field_ in fields:
-        name = field_.name
+    for name in names:
         if name not in seen:
             seen.add(name)
         elif name == b"content-type":

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from pillarbox.message import encoded_word
-from pillarbox.message.headers import Field, unfold
-from pillarbox.message.scan import Kind, Message, scan
+from pillarbox.message.headers import Header, unfold
+from pillarbox.message.scan import Kind, scan
 from pillarbox.message.structure import decoded_text, filenames
 
 SEARCHED_FIELDS: Final = frozenset(
@@ -90,7 +90,7 @@ def search_text(octets: bytes, limit: int = TEXT_LIMIT_OCTETS) -> Iterator[str]:
     """
     message = scan(octets)
     for part in message.parts:
-        yield from _header_text(message, part.fields)
+        yield from _header_text(part.header)
         if part.kind is not Kind.LEAF:
             continue
         names = filenames(part)
@@ -104,9 +104,9 @@ def search_text(octets: bytes, limit: int = TEXT_LIMIT_OCTETS) -> Iterator[str]:
         yield plain_from_html(text) if major == b"text/html" else text
 
 
-def _header_text(message: Message, fields: list[Field]) -> Iterator[str]:
-    for name, _, value_start, end in fields:
+def _header_text(header: Header) -> Iterator[str]:
+    for name, line in zip(header.names, header.lines, strict=True):
         if name in SEARCHED_FIELDS:
-            value = unfold(message.octets[value_start:end])
+            value = unfold(line.partition(b":")[2])
             if value:
                 yield encoded_word.decode(value)

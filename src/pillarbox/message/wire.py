@@ -102,12 +102,12 @@ def forms_of(message: Message) -> WireForms:
 
 def listed_headers(message: Message) -> bytes:
     """The fields of the message's own header that LISTED_FIELDS names, each ended by CRLF."""
-    octets = message.octets
-    found = [octets[start:end] for name, start, _, end in message.parts[0].fields if name in LISTED_FIELDS]
+    header = message.parts[0].header
+    found = [line for name, line in zip(header.names, header.lines, strict=True) if name in LISTED_FIELDS]
     if not found:
         return b""
     found.append(b"")
-    headers = b"\r\n".join(found)
-    if Defect.BARE_LF in message.defects:
+    headers = b"\n".join(found)
+    if Defect.BARE_LF in message.defects or not headers.endswith(b"\r\n"):
         headers = headers.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     return headers
