@@ -1,7 +1,8 @@
 """SCRAM-SHA-256 without the conversation: proofs and signatures.
 
-`sasl.py` holds the exchanges, `model/secret.py` the verifier. Source: RFC 5802, RFC 7677 (SHA-256). Nonces are handed in. Salting a password takes up to a second at the counts
-that are usual now: callers do it in a thread (hashlib releases the interpreter's lock).
+`sasl.py` holds the exchanges, `model/secret.py` the verifier. Nonces are handed in. Salting a password takes up to a
+second at the counts that are usual now: callers do it in a thread (hashlib releases the interpreter's lock).
+Source: RFC 5802, RFC 7677 (SHA-256).
 """
 
 from __future__ import annotations
