@@ -19,9 +19,11 @@ from time import process_time_ns
 from pillarbox.message.scan import scan
 from pillarbox.message.wire import wire_forms
 
-WORDS = tuple(
-    ["mail", "is", "a", "promise", "once", "we", "answer", "that", "it", "is", "ours", "it", "will", "not", "be", "lost", "the", "store", "keeps", "what", "came", "in", "and", "readers", "get", "it", "back", "octet", "for", "octet", "whether", "or", "not", "the", "sender", "knew", "what", "he", "was", "doing", "when", "the", "message", "left"]
+PROSE = (
+    "mail is a promise once we answer that it is ours it will not be lost the store keeps what came in and readers "
+    "get it back octet for octet whether or not the sender knew what he was doing when the message left"
 )
+WORDS = PROSE.split()
 
 
 def prose(chance: random.Random, octets: int) -> bytes:
