@@ -1,0 +1,213 @@
+"""Listening sockets, and accepting from them without falling over when descriptors run out.
+
+The supervisor binds every socket before it drops root and forks; each worker accepts from its own (SO_REUSEPORT), so
+that a worker that dies resets no waiting client of another. Accepted connections go to an `asyncio.Protocol`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+_log = structlog.get_logger("listen")
+
+BACKLOG: Final = 1024
+PAUSE_S: Final = 1.0
+"""How long nothing is accepted when descriptors or memory have run out (case 14)."""
+LOG_EVERY_S: Final = 60.0
+MAX_HANDSHAKES: Final = 500
+"""TLS handshakes at once on one socket; more connections are closed (case 90)."""
+_AT_ONCE: Final = 64
+_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+def bind_tcp(address: str, port: int, *, reuse_port: bool = True, backlog: int = BACKLOG) -> socket.socket:
+    """A listening TCP socket, not blocking. Keep-alive finds peers that vanished (case 191). Raises OSError.
+
+    An IPv6 socket takes IPv6 only, so that "::" and "0.0.0.0" can both be listed.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # what follows is inherited by accepted sockets: silence for 10 minutes, then 5 probes a minute apart
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 600)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 60)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind((address, port))
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def bind_unix(path: Path, mode: int = 0o660, *, backlog: int = BACKLOG) -> socket.socket:
+    """A listening unix socket with these permissions, not blocking; one that a dead process left is replaced.
+
+    Raises OSError: EADDRINUSE if someone listens there, EEXIST if it is no socket.
+    """
+    if path.is_symlink() or path.exists():
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "not a socket", str(path))
+        if _is_answered(path):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path))
+        path.unlink()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.bind(str(path))
+        path.chmod(mode)  # nobody can connect before listen()
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_answered(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        return True
+
+
+class Acceptor:
+    """Accepts from one listening socket and hands each connection to a new protocol, inside TLS if `tls` is given."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        *,
+        tls: ssl.SSLContext | None = None,
+        handshake_timeout_s: float = 30.0,
+        max_handshakes: int = MAX_HANDSHAKES,
+    ) -> None:
+        self._socket = sock
+        self._factory = protocol_factory
+        self._tls = tls
+        self._handshake_timeout_s = handshake_timeout_s
+        self._max_handshakes = max_handshakes
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pause: asyncio.TimerHandle | None = None
+        self._reserve = -1
+        self._logged_s: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Accept, on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._socket.setblocking(False)
+        self._take_reserve()
+        self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accept no more. The socket is closed here; where another process holds it too, it stays bound there."""
+        if self._loop is None:
+            self._socket.close()
+            return
+        if self._pause:
+            self._pause.cancel()
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+        for task in self._handshakes:
+            task.cancel()
+        self._drop_reserve()
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE):  # then others have their turn
+            try:
+                connection, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._rest(error)
+                else:
+                    self._log("accept failed", error=error.strerror)
+                return
+            self._hand_over(connection)
+
+    def _hand_over(self, connection: socket.socket) -> None:
+        if self._tls and len(self._handshakes) >= self._max_handshakes:
+            self._log("too many TLS handshakes", limit=self._max_handshakes)
+            connection.close()
+            return
+        connection.setblocking(False)
+        assert self._loop is not None
+        task = self._loop.create_task(self._connect(connection))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        """Lives until the TLS handshake is over, or for a moment without TLS."""
+        assert self._loop is not None
+        options: dict[str, Any] = {}
+        if self._tls:
+            options = {"ssl": self._tls, "ssl_handshake_timeout": self._handshake_timeout_s}
+        try:
+            await self._loop.connect_accepted_socket(self._factory, connection, **options)
+        except (OSError, TimeoutError):  # a failed handshake is the peer's affair; ssl.SSLError is an OSError
+            connection.close()
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        except Exception:
+            _log.exception("connection failed")
+            connection.close()
+
+    def _rest(self, error: OSError) -> None:
+        """Out of descriptors: turn one waiting client away with the reserve, log, and look again in a second."""
+        assert self._loop is not None
+        self._loop.remove_reader(self._socket.fileno())
+        self._log("cannot accept", error=error.strerror, pause_s=PAUSE_S)
+        if self._reserve >= 0:
+            self._drop_reserve()
+            with contextlib.suppress(OSError):
+                self._socket.accept()[0].close()
+            self._take_reserve()
+        self._pause = self._loop.call_later(PAUSE_S, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        if self._reserve < 0:
+            self._take_reserve()
+        if self._loop and self._socket.fileno() >= 0:
+            self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    def _take_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _drop_reserve(self) -> None:
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+
+    def _log(self, event: str, **fields: object) -> None:
+        """Each thing once a minute."""
+        assert self._loop is not None
+        now_s = self._loop.time()
+        if now_s - self._logged_s.get(event, -LOG_EVERY_S) >= LOG_EVERY_S:
+            self._logged_s[event] = now_s
+            _log.warning(event, **fields)
