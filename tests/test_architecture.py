@@ -27,6 +27,8 @@ FLOORS: Final = {
     "mail": 5,
     "net": 6,
     "config": 6,
+    "settings_text": 6,
+    "toml_lines": 6,
     "cli": 7,
     "jmap": 7,
     "web": 7,
