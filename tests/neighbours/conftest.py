@@ -93,6 +93,7 @@ def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[MailHost]:
     users = tuple(User(f"{name}@{DOMAIN}", f"secret-{name}") for name in ["ada", "bob", *_pool_names()])
     (folder / "peers").mkdir()
     peers = PeerHost(folder / "peers", users, certificates=make_certificates(folder / "peers"))
+    peers.dovecot.settings["pop3_lock_session"] = "yes"
     peers.start()
     yield peers.mailhost
     peers.stop()

@@ -1,4 +1,4 @@
-"""Run other people's programs: found, or the test is skipped; with a clean home; their words are shown when they fail."""
+"""Run the programs of others: found, or the test is skipped; with a clean home; their words shown when they fail."""
 
 from __future__ import annotations
 
