@@ -1,0 +1,165 @@
+"""Local delivery: claimed jobs become emails in accounts, in batches by account.
+
+The process that accepted a message delivers it from memory; the mover delivers what is left. What was accepted is
+delivered even past a quota. Doing a job twice files one email: the account remembers the job (docs/store.md).
+Source: RFC 5321 §4.4 (Return-Path); the prefix is Return-Path, Delivered-To, then what the spool has for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from pillarbox.mail.metrics import Log
+from pillarbox.mail.settle import Settler
+from pillarbox.message.received import format_delivered_to, format_return_path
+from pillarbox.message.wire import WireForms
+from pillarbox.model.clock import Clock
+from pillarbox.model.errors import NoSuchAccount, Trouble
+from pillarbox.model.ids import AccountId, email_id
+from pillarbox.model.mailbox import Content
+from pillarbox.model.outcome import Deferred, Delivered, Failed, Outcome
+from pillarbox.model.status import Status
+from pillarbox.store.api import Claim, Delivery, Mailboxes, NewEmail, Signals, Target
+
+_BATCH: Final = 200
+_BATCH_OCTETS: Final = 8 << 20
+_ACCOUNTS_AT_ONCE: Final = 16
+_MAX_JOBS: Final = 4000
+_MAX_OCTETS: Final = 48 << 20
+"""Jobs and octets in memory, above which `room` waits."""
+_DELIVERED: Final = Delivered(Status(2, 1, 5))
+_REMOVED: Final = Failed(Status(5, 1, 1), "the account was removed")
+
+
+class _Item(NamedTuple):
+    claim: Claim
+    content: Content
+    forms: WireForms | None
+
+
+class LocalDelivery:
+    """Delivers claimed local jobs in the background. One per process and role."""
+
+    def __init__(self, mailboxes: Mailboxes, clock: Clock, settler: Settler, signals: Signals | None, log: Log) -> None:
+        self._mailboxes = mailboxes
+        self._clock = clock
+        self._settler = settler
+        self._signals = signals
+        self._log = log
+        self._waiting: dict[str, deque[_Item]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(_ACCOUNTS_AT_ONCE)
+        self._jobs = 0
+        self._octets = 0
+        self._freed: asyncio.Event | None = None
+
+    @property
+    def outstanding(self) -> int:
+        """Jobs that are not settled yet."""
+        return self._jobs
+
+    def busy(self, at_least: int) -> list[Target]:
+        """Accounts for which so many jobs wait here."""
+        return [Target("local", name) for name, items in self._waiting.items() if len(items) >= at_least]
+
+    def submit(self, claims: Sequence[Claim], content: Content, forms: WireForms | None) -> None:
+        """Deliver the claims of one message. Returns at once; outcomes go to the settler."""
+        for claim in claims:
+            name = claim.job.target.name
+            items = self._waiting.get(name)
+            item = _Item(claim, content, forms)
+            self._jobs += 1
+            self._octets += _held(item)
+            if items is not None:
+                items.append(item)
+                continue
+            self._waiting[name] = deque((item,))
+            task = asyncio.get_running_loop().create_task(self._work(name))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def room(self) -> None:
+        """Wait until there is room for another message: so acceptance never runs far ahead of delivery."""
+        while self._jobs >= _MAX_JOBS or self._octets >= _MAX_OCTETS:
+            self._freed = self._freed or asyncio.Event()
+            await self._freed.wait()
+
+    async def drain(self) -> None:
+        """Wait until all that was submitted is delivered and settled."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._settler.drain()
+
+    async def _work(self, name: str) -> None:
+        """Deliver what waits for one account, until nothing does."""
+        items = self._waiting[name]
+        try:
+            while items:
+                async with self._turns:
+                    batch = _take(items)
+                    await self._deliver(AccountId(name), batch)
+        finally:
+            del self._waiting[name]
+
+    async def _deliver(self, account: AccountId, batch: list[_Item]) -> None:
+        started_s = self._clock.now()
+        outcome: Outcome = _DELIVERED
+        try:
+            await self._mailboxes.deliver(account, [_delivery(item) for item in batch])
+            if self._signals is not None:
+                self._signals.publish(f"account:{account}")
+        except NoSuchAccount:
+            outcome = _REMOVED
+        except Trouble as error:
+            self._log.error("delivery deferred", account=account, jobs=len(batch), error=str(error))
+            outcome = Deferred(error.status, "the mailbox is not available")
+        except Exception as error:
+            if len(batch) > 1:  # one of them is the cause; the others are delivered
+                for item in batch:
+                    await self._deliver(account, [item])
+                return
+            self._log.error("delivery failed", account=account, error=repr(error))
+            outcome = Deferred(Status(4, 3, 0), "the message could not be filed")
+        for item in batch:
+            self._settler.put(item.claim, outcome, started_s, self._settled)
+            self._octets -= _held(item)
+
+    def _settled(self) -> None:
+        self._jobs -= 1
+        if self._freed is not None and self._jobs < _MAX_JOBS and self._octets < _MAX_OCTETS:
+            self._freed.set()
+            self._freed = None
+
+
+def _take(items: deque[_Item]) -> list[_Item]:
+    """The next batch of an account's items: at least one."""
+    batch = [items.popleft()]
+    octets = batch[0].content.size
+    while items and len(batch) < _BATCH and octets + items[0].content.size <= _BATCH_OCTETS:
+        item = items.popleft()
+        octets += item.content.size
+        batch.append(item)
+    return batch
+
+
+def _delivery(item: _Item) -> Delivery:
+    job, message = item.claim.job, item.claim.message
+    recipient = str(job.recipient.address)
+    own = format_return_path(message.envelope.reverse_path) + format_delivered_to(job.recipient.address)
+    email = NewEmail(
+        email_id(job.spool_id, recipient),
+        item.content,
+        own + message.prefix,
+        int(message.received_s),
+        frozenset(),
+        item.forms,
+    )
+    return Delivery(job.id, email)
+
+
+def _held(item: _Item) -> int:
+    """Octets the item keeps in memory (shared contents count for each of their jobs)."""
+    return len(item.content.data) if item.content.data is not None else 0

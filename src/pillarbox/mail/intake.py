@@ -1,0 +1,363 @@
+"""The desk where mail comes in: what MAIL and RCPT may ask, what a message must be, and when it is ours.
+
+A message is ours when its content and jobs are committed to the spool; only then `accept` returns. Its local jobs are
+delivered from memory in the background, by the process that accepted it. Source: RFC 5321 §4.1.1, RFC 6409; cases 63 to
+78, 93, 94, 96, 100, 101, 103.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from pillarbox.mail.content import IncomingContent
+from pillarbox.mail.deliver import LocalDelivery
+from pillarbox.mail.desk import DnsTrouble, Resolver, Session, Transaction
+from pillarbox.mail.examine import check_author, check_header, check_hops, count_hops, delivered_to, forms_with
+from pillarbox.mail.hops import is_null_mx
+from pillarbox.mail.metrics import Log, Metrics, count
+from pillarbox.mail.networks import network_keys
+from pillarbox.mail.rates import RateTable, share_of
+from pillarbox.mail.reports import Reporter
+from pillarbox.mail.route import Place, Resolution, Router, resolve_or_refuse
+from pillarbox.mail.settle import Settler
+from pillarbox.mail.trace import describe_session, queued_event, received_event
+from pillarbox.message.date import format_date
+from pillarbox.message.received import format_received, with_protocol
+from pillarbox.message.scan import Message, scan
+from pillarbox.message.wire import WireForms
+from pillarbox.model.clock import Clock
+from pillarbox.model.envelope import Envelope, Recipient
+from pillarbox.model.errors import Refused
+from pillarbox.model.ids import JobId, SpoolId, make_id
+from pillarbox.model.mailbox import Content
+from pillarbox.model.outcome import Delivered, Failed, Outcome
+from pillarbox.model.settings import Settings
+from pillarbox.model.status import Status
+from pillarbox.store.api import ContentWriter, Job, Signals, Spooled, Store, TraceEvent
+
+INLINE_OCTETS: Final = 256 * 1024
+"""Larger messages are parsed in a thread."""
+PARSERS: Final = 2
+"""Large messages that are parsed at once: each is whole in memory then."""
+RENEW_S: Final = 20.0
+_ACCEPTED: Final = Delivered(Status(2, 0, 0))
+_LOOPING: Final = Failed(Status(5, 4, 6), "this message was delivered here before")
+
+
+class MailDesk:
+    """Implements `desk.Desk`. One per front process."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        random: Callable[[int], bytes],
+        log: Log,
+        metrics: Metrics | None = None,
+        signals: Signals | None = None,
+        resolver: Resolver | None = None,
+        workers: int = 1,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._limits = settings.limits
+        self._clock = clock
+        self._random = random
+        self._log = log
+        self._metrics = metrics
+        self._signals = signals
+        self._resolver = resolver
+        self._router = Router(store.directory, settings)
+        self._hostname = settings.hostname or "localhost"
+        reporter = Reporter(store, self._router, settings, clock, random, log, metrics)
+        self._settler = Settler(store.spool, reporter, settings, clock, random, log, metrics)
+        self._local = LocalDelivery(store.mailboxes, clock, self._settler, signals, log)
+        self._parsers = asyncio.Semaphore(PARSERS)
+        self._renewer: asyncio.Task[None] | None = None
+        limits = settings.limits
+        self._ip_limit = share_of(limits.messages_per_ip_minute, workers)
+        self._mailbox_limit = share_of(limits.mailbox_messages_per_minute, workers)
+        self._message_limit = share_of(limits.submission_messages_per_hour, workers)
+        self._recipient_limit = share_of(limits.submission_recipients_per_hour, workers)
+        self._minute = RateTable(60.0)
+        """By ("ip", host) and ("mailbox", account id)."""
+        self._hour = RateTable(3600.0)
+        """By ("messages", account id) and ("recipients", account id)."""
+
+    async def close(self) -> None:
+        """Finish what is being delivered. The shells have stopped accepting."""
+        await self._local.drain()
+        if self._renewer is not None:
+            self._renewer.cancel()
+            await asyncio.gather(self._renewer, return_exceptions=True)
+
+    # --- MAIL and RCPT ---------------------------------------------------------------------------------------------
+
+    async def mail(self, session: Session, envelope: Envelope, size_octets: int) -> Transaction:
+        """Begin. Raises Refused: 5.3.4 size, 5.7.0 login needed, 5.7.1 not your address, 5.7.27 sender takes no mail,
+        4.7.x rates; Trouble."""
+        if size_octets > self._limits.message_octets:
+            raise Refused(Status(5, 3, 4), "message-size", "the message is too large")
+        account = session.account
+        sender = envelope.reverse_path
+        if account is not None:
+            if sender is not None and not await self._router.reaches(sender, account):
+                raise Refused(Status(5, 7, 1), "sender", "this sender address is not yours")
+            if not session.trusted:
+                self._check_hour(("messages", account.id), self._message_limit)
+        elif session.protocol == "submission" and not session.may_relay:
+            raise Refused(Status(5, 7, 0), "authentication-required", "authentication required")
+        elif not session.trusted:
+            key = ("ip", network_keys(session.peer)[0])
+            if not self._minute.take(key, self._clock.monotonic(), self._ip_limit):
+                raise Refused(Status(4, 7, 1), "messages-per-ip", "too many messages from your address")
+            if sender is not None and self._resolver is not None and session.protocol == "smtp":
+                await self._check_sender_domain(sender.domain)
+        return Transaction(envelope)
+
+    async def rcpt(self, session: Session, transaction: Transaction, recipient: Recipient) -> None:
+        """Add a recipient. Raises Refused: 5.1.1 unknown, 5.1.3 malformed, 5.7.1 relay, 4.2.2 quota, 4.5.3 too many,
+        5.4.6 alias loop, 4.2.1 and 4.7.1 rates; Trouble."""
+        if len(transaction.recipients) >= self._limits.recipients:
+            raise Refused(Status(4, 5, 3), "recipients", "too many recipients")
+        address = recipient.address
+        if not address.local or len(address.local) > 64:
+            raise Refused(Status(5, 1, 3), "recipient-syntax", "bad recipient address")
+        found = await resolve_or_refuse(self._router, address)
+        account = session.account
+        if not found.is_local and ((account is None and not session.may_relay) or session.protocol == "lmtp"):
+            raise Refused(Status(5, 7, 1), "relay-denied", "relay access denied")
+        if found.has_quota:
+            await self._check_quota(found)
+        if account is not None:
+            if not session.trusted:
+                self._check_hour(("recipients", account.id), self._recipient_limit)
+                self._hour.add(("recipients", account.id), self._clock.monotonic())
+        elif not session.trusted and found.is_local:
+            self._check_mailbox_rate(found)
+        transaction.recipients.append(recipient)
+        transaction.jobs.append(found)
+
+    async def _check_sender_domain(self, domain: str) -> None:
+        """A sender whose domain takes no mail cannot be answered. Source: RFC 7505 §4.2."""
+        assert self._resolver is not None
+        if domain.startswith("[") or await self._router.is_local_domain(domain):
+            return
+        try:
+            _, records = await self._resolver.mx(domain)
+        except DnsTrouble:
+            return
+        if is_null_mx(records):
+            raise Refused(Status(5, 7, 27), "sender-null-mx", "the sender's domain accepts no mail")
+
+    async def _check_quota(self, found: Resolution) -> None:
+        """Refuse for now where every mailbox it leads to is full. What is accepted is delivered, even past a quota."""
+        for place in found.places:
+            account = place.account
+            if account is None or not account.quota_octets:
+                return
+            octets, _ = await self._store.mailboxes.size(account.id)
+            if octets < account.quota_octets:
+                return
+        raise Refused(Status(4, 2, 2), "quota", "the mailbox is full")
+
+    def _check_mailbox_rate(self, found: Resolution) -> None:
+        now_s = self._clock.monotonic()
+        for place in found.places:
+            account = place.account
+            if account and not self._minute.take(("mailbox", account.id), now_s, self._mailbox_limit):
+                raise Refused(Status(4, 2, 1), "mailbox-rate", "too much mail for this mailbox right now")
+
+    def _check_hour(self, key: tuple[str, str], limit: int) -> None:
+        if self._hour.count(key, self._clock.monotonic()) + 1 > limit:
+            raise Refused(Status(4, 7, 1), "submission-rate", "too many " + key[0] + " in an hour")
+
+    # --- the message -----------------------------------------------------------------------------------------------
+
+    def content(self, session: Session, transaction: Transaction) -> ContentWriter:
+        """Where the octets go."""
+        return IncomingContent(self._store.blobs.writer(), self._limits)
+
+    async def accept(
+        self, session: Session, transaction: Transaction, content: ContentWriter
+    ) -> tuple[str, list[Outcome]]:
+        """Make the message ours: when this returned it is durable. Raises Refused (5.5.2, 5.6.0, 5.3.4, 5.4.6, 5.7.1),
+        Trouble."""
+        await self._local.room()
+        stored = await content.finish()
+        now_s = self._clock.now()
+        spool_id = SpoolId(make_id(now_s, self._random))
+        account = session.account
+        message, added, forms = await self._read(stored, session, spool_id, now_s)
+        hops = count_hops(message)
+        check_hops(hops, self._limits.received_hops)
+        if account is not None:
+            await check_author(message, account, self._router)
+        places, outcomes = self._places(session, transaction, delivered_to(message))
+        if not places:
+            return spool_id.hex(), outcomes
+        spooled = self._spooled(session, transaction, stored, spool_id, now_s, added, forms.message_id, hops)
+        jobs = self._jobs(spooled, places)
+        await self._spool(spooled, jobs, forms)
+        session.messages += 1
+        if account is not None:
+            self._hour.add(("messages", account.id), self._clock.monotonic())
+        self._say(session, transaction, spooled)
+        return spool_id.hex(), outcomes
+
+    async def _read(
+        self, stored: Content, session: Session, spool_id: SpoolId, now_s: float
+    ) -> tuple[Message, str, WireForms]:
+        """Parse the message, once. Returns the fields that were missing, too. Raises Refused 5.6.0."""
+        submitted = session.account is not None
+
+        def work(octets: bytes) -> tuple[Message, str, WireForms]:
+            message = scan(octets)
+            check_header(message)
+            added = self._missing_fields(message, spool_id, now_s) if submitted else ""
+            return message, added, forms_with(added.encode(), message)
+
+        if stored.size <= INLINE_OCTETS:
+            return work(stored.data if stored.data is not None else await self._store.blobs.read(stored))
+        async with self._parsers:
+            octets = stored.data if stored.data is not None else await self._store.blobs.read(stored)
+            return await asyncio.to_thread(work, octets)
+
+    def _missing_fields(self, message: Message, spool_id: SpoolId, now_s: float) -> str:
+        """Date and Message-ID where a submitted message lacks them. Source: RFC 6409 §8.2, §8.3."""
+        values = message.root.values
+        added = ""
+        if b"date" not in values:
+            added = f"Date: {format_date(now_s)}\r\n"
+        if b"message-id" not in values:
+            added += f"Message-ID: <{spool_id.hex()}@{self._hostname}>\r\n"
+        return added
+
+    def _places(
+        self, session: Session, transaction: Transaction, been_at: frozenset[str]
+    ) -> tuple[list[tuple[Recipient, Place]], list[Outcome]]:
+        """Where it goes: one copy for each address at the end of the aliases. Where it was already it is refused
+        (5.4.6), by LMTP for that recipient alone."""
+        places: dict[tuple[str, str], tuple[Recipient, Place]] = {}
+        outcomes: list[Outcome] = []
+        for recipient, found in zip(transaction.recipients, transaction.jobs, strict=True):
+            assert isinstance(found, Resolution)
+            loops = False
+            for place in found.places:
+                if been_at and place.account is not None and str(place.address).casefold() in been_at:
+                    loops = True
+                    continue
+                places.setdefault((place.target.name, place.address.key), (recipient, place))
+            if loops and session.protocol != "lmtp":
+                raise Refused(Status(5, 4, 6), "delivered-before", _LOOPING.text)
+            outcomes.append(_LOOPING if loops else _ACCEPTED)
+        return list(places.values()), outcomes
+
+    def _spooled(
+        self,
+        session: Session,
+        transaction: Transaction,
+        stored: Content,
+        spool_id: SpoolId,
+        now_s: float,
+        added: str,
+        message_id: str,
+        hops: int,
+    ) -> Spooled:
+        recipients = transaction.recipients
+        received = format_received(
+            helo=session.helo,
+            peer_address=session.peer,
+            by=self._hostname,
+            protocol=with_protocol(
+                esmtp=session.esmtp,
+                lmtp=session.protocol == "lmtp",
+                tls=bool(session.tls),
+                auth=session.account is not None,
+                utf8=transaction.envelope.smtputf8,
+            ),
+            message_id=spool_id.hex(),
+            at=now_s,
+            recipient=recipients[0].address if len(recipients) == 1 else None,
+            tls=session.tls,
+        )
+        return Spooled(
+            spool_id,
+            transaction.envelope,
+            stored,
+            received + added.encode("ascii", "replace"),
+            now_s,
+            session.account.id if session.account is not None else None,
+            describe_session(session),
+            message_id,
+            hops,
+        )
+
+    def _jobs(self, spooled: Spooled, places: list[tuple[Recipient, Place]]) -> list[Job]:
+        now_s = spooled.received_s
+        expires_s = now_s + self._settings.queue.lifetime_s
+        jobs = []
+        for recipient, place in places:
+            original = None
+            if place.address is not recipient.address:
+                original = recipient.address
+                recipient = Recipient(place.address, recipient.orcpt, recipient.notify)
+            jobs.append(
+                Job(
+                    JobId(make_id(now_s, self._random)),
+                    spooled.id,
+                    recipient,
+                    place.target,
+                    queued_s=now_s,
+                    next_s=now_s,
+                    expires_s=expires_s,
+                    original=original,
+                )
+            )
+        return jobs
+
+    async def _spool(self, spooled: Spooled, jobs: list[Job], forms: WireForms) -> None:
+        """Commit, then deliver what is local from memory; the mover is told of the rest."""
+        events: list[TraceEvent] = [received_event(spooled, len(jobs))]
+        remote = False
+        for job in jobs:
+            if job.target.kind != "local":
+                remote = True
+                events.append(queued_event(spooled, job))
+        claims = await self._store.spool.accept(spooled, jobs, events, claim=True)
+        if claims:
+            self._local.submit(claims, spooled.content, forms)
+            if self._renewer is None:
+                self._renewer = asyncio.get_running_loop().create_task(self._renew())
+        if remote and self._signals is not None:
+            self._signals.publish("spool")
+
+    async def _renew(self) -> None:
+        """Keep the leases of what is being delivered, however long an account takes."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            if self._local.outstanding:
+                try:
+                    await self._store.spool.renew(self._clock.now())
+                except Exception as error:
+                    self._log.error("upkeep failed", work="renew", error=repr(error))
+
+    def _say(self, session: Session, transaction: Transaction, spooled: Spooled) -> None:
+        """The one log line of a message."""
+        sender = spooled.envelope.reverse_path
+        recipients = transaction.recipients
+        count(self._metrics, "messages_accepted", protocol=session.protocol)
+        self._log.info(
+            "accepted",
+            msg=spooled.id.hex(),
+            sender="" if sender is None else str(sender),
+            rcpt=str(recipients[0].address),
+            rcpts=len(recipients),
+            size=spooled.content.size,
+            peer=session.peer,
+            protocol=session.protocol,
+            message_id=spooled.message_id[:256],
+        )
