@@ -122,7 +122,7 @@ class ContentReader:
     def _measure_lines(self, piece: bytes) -> None:
         """Look for a line of more octets than the limit (CRLF not counted), in leaps of up to the limit."""
         reach = self._line_limit + 2
-        start = -min(self._line_octets, self._line_limit)
+        start = -min(self._line_octets, reach - 1)
         while len(piece) - start >= reach:
             lf = piece.rfind(b"\n", max(start, 0), start + reach)
             if lf < 0:
