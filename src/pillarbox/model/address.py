@@ -27,8 +27,7 @@ class Address:
     domain: str
 
     def __str__(self) -> str:
-        local = self.local if _DOT_STRING.fullmatch(self.local) else _quote(self.local)
-        return f"{local}@{self.domain}" if self.domain else local
+        return _format(self.local, self.domain)
 
     @property
     def needs_smtputf8(self) -> bool:
@@ -44,6 +43,13 @@ class Address:
         """`ada+list@x` → `ada@x` (RFC 5233 §1); the address itself where there is no detail."""
         base, found, _ = self.local.partition(separator)
         return Address(base, self.domain) if found and base else self
+
+
+@lru_cache(maxsize=8192)
+def _format(local: str, domain: str) -> str:
+    if not _DOT_STRING.fullmatch(local):
+        local = _quote(local)
+    return f"{local}@{domain}" if domain else local
 
 
 def _quote(local: str) -> str:
