@@ -80,6 +80,8 @@ def parse_fields(octets: bytes, start: int, end: int, defects: set[Defect], limi
 
     A line that is no field has an empty name; nothing is dropped short of the limits.
     """
+    if start >= end:
+        return Header(start, [], [], {})
     if end - start > limits.header_octets:
         end = start + limits.header_octets
         defects.add(Defect.HEADER_TOO_LARGE)

@@ -82,13 +82,14 @@ class Message:
         """The first value of a field of the message's own header (lower-case name), unfolded; None if it is missing."""
         return self.parts[0].values.get(name)
 
-    def header(self) -> bytes:
+    def header_octets(self) -> bytes:
         """The message's own header with its empty line, as received."""
         return self.octets[: self.parts[0].body_start]
 
     def section_number(self, index: int) -> str:
         """The part's IMAP section ("2.1"); empty for the message itself. Source: RFC 3501 §6.4.5."""
         numbers: list[str] = []
+        enclosing = index > 0 and self.parts[0].kind is Kind.MESSAGE
         while index > 0:
             part = self.parts[index]
             parent = self.parts[part.parent]
@@ -100,6 +101,8 @@ class Message:
                 position = sum(p.parent == part.parent for p in self.parts[part.parent + 1 : index + 1])
                 numbers.append(str(position))
             index = part.parent
+        if enclosing:
+            numbers.append("1")  # a message that is no multipart is its own part 1
         return ".".join(reversed(numbers))
 
 
@@ -148,6 +151,8 @@ class _Scanner:
 
     def run(self) -> None:
         position = self.begin(0, 0, TEXT_PLAIN)
+        if b"from" not in self.message.parts[0].values:
+            self.message.defects.add(Defect.NO_FROM)
         find = self.octets.find
         while self.boundaries:
             dashes = find(b"\n--", position)

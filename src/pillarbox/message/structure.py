@@ -45,6 +45,5 @@ def filenames(part: Part) -> list[str]:
         if source is None:
             continue
         plain = source.get(name)
-        candidates = [source.text(name), None if plain is None else charset.guess(plain)]
-        names += [candidate for candidate in candidates if candidate and candidate not in names]
-    return names
+        names += [source.text(name) or "", "" if plain is None else charset.guess(plain)]
+    return [candidate for candidate in dict.fromkeys(names) if candidate]

@@ -23,6 +23,9 @@ TEXT_LIMIT_OCTETS: Final = 4 * 1024 * 1024
 
 _TAG_NAME: Final = re.compile(r"/?([A-Za-z][A-Za-z0-9]*)|[!?/]")
 _HIDDEN: Final = frozenset(("script", "style", "head", "title", "template", "noscript"))
+_ENDS: Final = {name: re.compile("</" + name, re.IGNORECASE | re.ASCII) for name in _HIDDEN}
+_RAW: Final = frozenset(("script", "style"))
+"""Without an end, all that follows is theirs."""
 _INLINE: Final = frozenset(
     (
         "a",
@@ -54,7 +57,7 @@ def plain_from_html(source: str, limit: int | None = None) -> str:
     """The words of an HTML text: tags and comments gone, entities read. Linear; about `limit` characters at most."""
     pieces: list[str] = []
     position, size, length = 0, len(source), 0
-    folded = ""
+    unclosed: set[str] = set()  # hidden elements known to have no end further on: not searched for again
     while position < size and (limit is None or length < limit):
         opening = source.find("<", position)
         text = source[position : opening if opening >= 0 else size]
@@ -75,9 +78,13 @@ def plain_from_html(source: str, limit: int | None = None) -> str:
         position = closing + 1 if closing >= 0 else size
         name = (match[1] or "").lower()
         if name in _HIDDEN and match[0][0] != "/":
-            folded = folded or source.lower()
-            end = folded.find("</" + name, position) if len(folded) == size else -1
-            position = end if end >= 0 else (position if name in ("head", "title") else size)
+            ending = _ENDS[name].search(source, position) if name not in unclosed else None
+            if ending is not None:
+                position = ending.start()
+            elif name in _RAW:
+                break
+            else:
+                unclosed.add(name)
         elif name not in _INLINE:
             pieces.append(" ")
     return html.unescape("".join(pieces))

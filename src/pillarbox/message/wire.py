@@ -78,8 +78,6 @@ def forms_of(message: Message) -> WireForms:
         sent_at = parse_date(values[b"date"])
         if sent_at is None:
             defects.add(Defect.BAD_DATE)
-    if b"from" not in values:
-        defects.add(Defect.NO_FROM)
     message_ids = parse_message_ids(values[b"message-id"]) if b"message-id" in values else None
     references = parse_message_ids(values[b"references"]) if b"references" in values else []
     if not references and b"in-reply-to" in values:
