@@ -9,6 +9,7 @@ from one event loop, and never block it for more than a moment.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -174,7 +175,7 @@ class Mailboxes(Protocol):
     async def rename(self, account: AccountId, name: str, new_name: str) -> None:
         """With its children. Renaming INBOX moves its messages to the new mailbox (RFC 3501 §6.3.5)."""
 
-    async def subscriptions(self, account: AccountId) -> list[str]: ...
+    async def subscriptions(self, account: AccountId) -> builtins.list[str]: ...
 
     async def subscribe(self, account: AccountId, name: str, on: bool = True) -> None:
         """The name need not exist (RFC 3501 §6.3.6)."""
@@ -201,11 +202,11 @@ class Mailboxes(Protocol):
 
     async def append(
         self, account: AccountId, mailbox: int, emails: Sequence[NewEmail], quota_octets: int = 0
-    ) -> list[EmailHeadline]:
+    ) -> builtins.list[EmailHeadline]:
         """File messages, all or none, and return their UIDs. Raises OverQuota when `quota_octets` is given and
         would be passed, LimitReached for too many keywords."""
 
-    async def deliver(self, account: AccountId, deliveries: Sequence[Delivery]) -> list[EmailHeadline | None]:
+    async def deliver(self, account: AccountId, deliveries: Sequence[Delivery]) -> builtins.list[EmailHeadline | None]:
         """File each delivery and write its job into `delivered`, in one transaction; None for a job that is there
         already. Past quotas: what was accepted is delivered."""
 
