@@ -1,0 +1,378 @@
+"""FETCH: what is asked for, which columns of the store answer it, and the octets of the answer.
+
+Most answers stand ready in the store; then a slice of some 1,000 messages is written by one `%` over its columns.
+Only sections of bodies are put together message by message. Source: RFC 3501 §6.4.5, §7.4.2.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import chain
+from typing import Any, Final, Protocol, TypeAlias
+
+from pillarbox.message.section import Section, locate, parse_section, select_fields
+from pillarbox.message.wire import LISTED_FIELDS
+from pillarbox.model.flags import flag_names
+from pillarbox.protocol.imap.lexer import Lexer, ParseError
+
+RECENT: Final = 1 << 64
+"""\\Recent among flag bits: over the 64 that the store keeps."""
+MAX_ITEMS: Final = 200
+_NAME: Final = re.compile(rb"[A-Za-z0-9.]{1,40}")
+
+SIMPLE: Final = frozenset(
+    (b"UID", b"FLAGS", b"INTERNALDATE", b"RFC822.SIZE", b"ENVELOPE", b"BODY", b"BODYSTRUCTURE")
+)  # fmt: skip
+MACROS: Final = {
+    b"ALL": (b"FLAGS", b"INTERNALDATE", b"RFC822.SIZE", b"ENVELOPE"),
+    b"FAST": (b"FLAGS", b"INTERNALDATE", b"RFC822.SIZE"),
+    b"FULL": (b"FLAGS", b"INTERNALDATE", b"RFC822.SIZE", b"ENVELOPE", b"BODY"),
+}
+_OLD_SECTIONS: Final = {
+    b"RFC822": (Section((), ""), False),
+    b"RFC822.HEADER": (Section((), "HEADER"), True),
+    b"RFC822.TEXT": (Section((), "TEXT"), False),
+}
+_IN_PREFIX: Final = frozenset((b"delivered-to", b"return-path", b"received"))
+
+
+@dataclass(frozen=True, slots=True)
+class FetchItem:
+    """One thing asked for. `label` is how the answer names it; a section has `section`, and the range it is cut to."""
+
+    label: bytes
+    section: Section | None = None
+    peek: bool = True
+    partial: tuple[int, int] | None = None
+    """(offset, length)."""
+
+    def is_listed(self) -> bool:
+        """Can the fields asked for be cut from the `headers` column?"""
+        section = self.section
+        return (
+            section is not None
+            and section.what == "HEADER.FIELDS"
+            and not section.path
+            and section.names <= LISTED_FIELDS
+        )
+
+
+# --- grammar ----------------------------------------------------------------------------------------------------------
+
+
+def parse_fetch_items(lexer: Lexer) -> tuple[FetchItem, ...]:
+    """What follows the sequence set. Raises ParseError. Source: RFC 3501 §9 (fetch, fetch-att)."""
+    items: dict[FetchItem, None] = {}
+    if not lexer.open():
+        name = lexer.match(_NAME, "fetch item").upper()
+        if name in MACROS:
+            return tuple(FetchItem(label) for label in MACROS[name])
+        return (_parse_item(lexer, name),)
+    while True:
+        items[_parse_item(lexer, lexer.match(_NAME, "fetch item").upper())] = None
+        if len(items) > MAX_ITEMS:
+            raise ParseError("too many fetch items")
+        if lexer.close():
+            return tuple(items)
+        lexer.space()
+
+
+def _parse_item(lexer: Lexer, name: bytes) -> FetchItem:
+    if name in (b"BODY", b"BODY.PEEK") and lexer.take(b"["):
+        return _parse_section(lexer, peek=name == b"BODY.PEEK")
+    if name in SIMPLE:
+        return FetchItem(name)
+    if name in _OLD_SECTIONS:
+        section, peek = _OLD_SECTIONS[name]
+        return FetchItem(name, section, peek)
+    raise ParseError("unknown fetch item")
+
+
+def _parse_section(lexer: Lexer, peek: bool) -> FetchItem:
+    end = lexer.octets.find(b"]", lexer.at)
+    if end < 0:
+        raise ParseError("] expected")
+    text = lexer.octets[lexer.at : end]
+    section = parse_section(text)
+    if section is None:
+        raise ParseError("bad section")
+    lexer.at = end + 1
+    head, paren, names = text.partition(b"(")
+    label = b"BODY[" + head.upper() + paren + names + b"]"
+    if not lexer.take(b"<"):
+        return FetchItem(label, section, peek)
+    offset = lexer.long_number()
+    lexer.expect(b".", "partial")
+    length = lexer.long_number()
+    lexer.expect(b">", "partial")
+    if length == 0:
+        raise ParseError("an empty partial")
+    return FetchItem(b"%b<%d>" % (label, offset), section, peek, (offset, length))
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+class FlagTexts(dict[int, bytes]):
+    """Bits → the names of flags, as they stand in an answer; made when first asked for."""
+
+    def __init__(self, keywords: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.keywords = list(keywords)
+
+    def __missing__(self, bits: int) -> bytes:
+        names = flag_names(bits & ~RECENT, self.keywords)
+        if bits & RECENT:
+            names.append("\\Recent")
+        text = " ".join(names).encode("ascii", "replace")
+        if len(self) < 65536:
+            self[bits] = text
+        return text
+
+
+class Rows(Protocol):
+    """The placements of a slice: columns of equal length."""
+
+    uids: array[int]
+    emails: array[int]
+    received_s: array[int]
+    sizes: array[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Octets of an email (prefix + content) to be put here. `finish` makes the answer's octets of them, if given."""
+
+    email: int
+    offset: int
+    length: int
+    finish: Callable[[bytes], bytes] | None = None
+
+
+Piece: TypeAlias = bytes | Read
+Form: TypeAlias = tuple[Any, ...]
+
+
+class FetchPlan:
+    """How a FETCH is answered: the columns to ask the store for, and how rows become octets.
+
+    `marks_seen`: the messages become \\Seen, and their FLAGS are told with that (RFC 3501 §6.4.5).
+    """
+
+    def __init__(self, items: Sequence[FetchItem], uid: bool, read_only: bool = False) -> None:
+        self.marks_seen = not read_only and any(not item.peek for item in items)
+        labels = [item.label for item in items]
+        chosen = list(items)
+        if self.marks_seen and b"FLAGS" not in labels:
+            chosen.insert(0, FetchItem(b"FLAGS"))
+        if uid and b"UID" not in labels:
+            chosen.insert(0, FetchItem(b"UID"))
+        self.items = tuple(chosen)
+        self.needs_octets = any(item.section and not item.is_listed() for item in chosen)
+        self.columns = self._columns()
+        self.needs_flags = any(item.label == b"FLAGS" for item in chosen)
+        self._template = self._row_template()
+        self._repeated = (0, b"")
+
+    def _columns(self) -> tuple[str, ...]:
+        columns: dict[str, None] = {}
+        for item in self.items:
+            if item.label in _READY:
+                columns[_READY[item.label]] = None
+            elif item.section and item.is_listed():
+                columns["headers"] = None
+                if item.section.names & _IN_PREFIX:
+                    columns["prefix"] = None
+        if self.needs_octets:
+            columns |= {"prefix": None, "parts": None, "data": None}
+        return tuple(columns)
+
+    # --- all from columns
+
+    def _row_template(self) -> bytes:
+        return b"* %d FETCH (" + b" ".join(_TEMPLATES.get(i.label, _section_template(i)) for i in self.items) + b")\r\n"
+
+    def format_rows(self, numbers: Sequence[int], rows: Rows, flags: list[bytes], forms: list[Form]) -> bytes:
+        """The answers for a slice when `needs_octets` is false. `flags`: texts, if `needs_flags`."""
+        count = len(numbers)
+        if not count:
+            return b""
+        by_name = dict(zip(self.columns, zip(*forms, strict=True), strict=True)) if self.columns else {}
+        columns: list[Sequence[Any]] = [numbers]
+        for item in self.items:
+            match item.label:
+                case b"UID":
+                    columns.append(rows.uids)
+                case b"FLAGS":
+                    columns.append(flags)
+                case b"INTERNALDATE":
+                    columns += _date_columns(rows.received_s)
+                case b"RFC822.SIZE":
+                    columns.append(rows.sizes)
+                case b"ENVELOPE" | b"BODY" | b"BODYSTRUCTURE":
+                    columns.append(by_name[_READY[item.label]])
+                case _:
+                    columns += _listed_columns(item, by_name)
+        if self._repeated[0] != count:
+            self._repeated = (count, self._template * count)
+        return self._repeated[1] % tuple(chain.from_iterable(zip(*columns, strict=True)))
+
+    # --- with octets of bodies
+
+    def message_pieces(self, number: int, rows: Rows, index: int, flags: bytes, form: Form) -> Iterator[Piece]:
+        """The answer for one message of a slice: octets, and reads of what is not in the row."""
+        values = dict(zip(self.columns, form, strict=True))
+        prefix, data, parts = values["prefix"], values["data"], values["parts"]
+        whole = None if data is None else prefix + data
+        size = len(whole) if whole is not None else rows.sizes[index]
+        out: list[bytes] = []
+        lead = b"* %d FETCH (" % number
+        for item in self.items:
+            out.append(lead)
+            lead = b" "
+            match item.label:
+                case b"UID":
+                    out.append(b"UID %d" % rows.uids[index])
+                case b"FLAGS":
+                    out.append(b"FLAGS (%b)" % flags)
+                case b"INTERNALDATE":
+                    day, *clock = (column[0] for column in _date_columns(rows.received_s[index : index + 1]))
+                    out.append(_TEMPLATES[item.label] % (day, *clock))
+                case b"RFC822.SIZE":
+                    out.append(b"RFC822.SIZE %d" % rows.sizes[index])
+                case b"ENVELOPE" | b"BODY" | b"BODYSTRUCTURE":
+                    out.append(b"%b %b" % (item.label, values[_READY[item.label]]))
+                case _:
+                    place = _place(item, parts, len(prefix), size)
+                    if place is None:
+                        out.append(item.label + b" NIL")
+                    elif whole is not None:
+                        out.append(_from_memory(item, whole, *place))
+                    else:
+                        yield from _from_disk(item, rows.emails[index], b"".join(out), *place)
+                        out.clear()
+        out.append(b")\r\n")
+        yield b"".join(out)
+
+
+_READY: Final = {b"ENVELOPE": "envelope", b"BODY": "body", b"BODYSTRUCTURE": "bodystructure"}
+_TEMPLATES: Final = {
+    b"UID": b"UID %d",
+    b"FLAGS": b"FLAGS (%b)",
+    b"INTERNALDATE": b'INTERNALDATE "%b %02d:%02d:%02d +0000"',
+    b"RFC822.SIZE": b"RFC822.SIZE %d",
+    b"ENVELOPE": b"ENVELOPE %b",
+    b"BODY": b"BODY %b",
+    b"BODYSTRUCTURE": b"BODYSTRUCTURE %b",
+}
+
+
+def _section_template(item: FetchItem) -> bytes:
+    return item.label.replace(b"%", b"%%") + b" {%d}\r\n%b"
+
+
+def _listed_columns(item: FetchItem, by_name: Mapping[str, Sequence[Any]]) -> tuple[list[int], list[bytes]]:
+    """Lengths and texts of a list of header fields."""
+    assert item.section is not None
+    names = item.section.names
+    if names & _IN_PREFIX:
+        texts = [
+            select_fields(prefix + headers, names, False)
+            for prefix, headers in zip(by_name["prefix"], by_name["headers"], strict=True)
+        ]
+    else:
+        texts = [select_fields(headers, names, False) for headers in by_name["headers"]]
+    if item.partial:
+        texts = [_clip(text, item.partial) for text in texts]
+    return [*map(len, texts)], texts
+
+
+def _place(item: FetchItem, parts: bytes, prefix_length: int, size: int) -> tuple[int, int] | None:
+    """(offset, length) in prefix + content, cut to the partial unless fields are still to be selected."""
+    assert item.section is not None
+    if not item.section.path and item.section.what == "":
+        offset, length = 0, size
+    else:
+        pieces = locate(item.section, parts, prefix_length)
+        if not pieces:
+            return None
+        offset, length = pieces[0]
+        length = max(0, min(length, size - offset))
+    if item.partial and not item.section.selects_fields:
+        skip = min(item.partial[0], length)
+        return offset + skip, min(item.partial[1], length - skip)
+    return offset, length
+
+
+def _from_memory(item: FetchItem, whole: bytes, offset: int, length: int) -> bytes:
+    octets = whole if length == len(whole) else whole[offset : offset + length]
+    assert item.section is not None
+    if item.section.selects_fields:
+        octets = _selected(item, octets)
+    return b"%b {%d}\r\n%b" % (item.label, len(octets), octets)
+
+
+def _from_disk(item: FetchItem, email: int, before: bytes, offset: int, length: int) -> Iterator[Piece]:
+    assert item.section is not None
+    if item.section.selects_fields:
+        yield before
+
+        def finish(octets: bytes) -> bytes:
+            selected = _selected(item, octets)
+            return b"%b {%d}\r\n%b" % (item.label, len(selected), selected)
+
+        yield Read(email, offset, length, finish)
+    else:
+        yield b"%b%b {%d}\r\n" % (before, item.label, length)
+        if length:
+            yield Read(email, offset, length)
+
+
+def _selected(item: FetchItem, header: bytes) -> bytes:
+    assert item.section is not None
+    text = select_fields(header, item.section.names, item.section.inverted)
+    return _clip(text, item.partial) if item.partial else text
+
+
+def _clip(text: bytes, partial: tuple[int, int]) -> bytes:
+    return text[partial[0] : partial[0] + partial[1]]
+
+
+# --- dates ------------------------------------------------------------------------------------------------------------
+
+_MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
+_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+_LAST_DAY: Final = date(9999, 12, 31).toordinal() - _EPOCH_DAY
+
+
+class _Days(dict[int, bytes]):
+    """Days since 1970 → `17-Jul-1996`."""
+
+    def __missing__(self, day: int) -> bytes:
+        when = date.fromordinal(min(max(day, 1 - _EPOCH_DAY), _LAST_DAY) + _EPOCH_DAY)
+        text = b"%2d-%b-%04d" % (when.day, _MONTHS[when.month - 1], when.year)
+        if len(self) < 65536:
+            self[day] = text
+        return text
+
+
+_DAYS: Final = _Days()
+
+
+def _date_columns(seconds: Sequence[int]) -> list[list[Any]]:
+    days = _DAYS
+    return [
+        [days[s // 86400] for s in seconds],
+        [s // 3600 % 24 for s in seconds],
+        [s // 60 % 60 for s in seconds],
+        [s % 60 for s in seconds],
+    ]
+
+
+def format_internal_date(seconds: int) -> bytes:
+    """The date-time in an answer, without its name. Source: RFC 3501 §9 (date-time)."""
+    return b'"%b %02d:%02d:%02d +0000"' % tuple(column[0] for column in _date_columns([seconds]))
