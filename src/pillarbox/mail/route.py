@@ -8,6 +8,7 @@ Source: RFC 5321 §3.4, §3.9, §4.5.1 (postmaster); RFC 2142 (abuse); RFC 5233 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -24,9 +25,10 @@ MAX_PLACES: Final = 10_000
 ROLES: Final = frozenset(("postmaster", "abuse"))
 """Local parts that reach someone in every local domain, and bare."""
 _KNOWN: Final = 50_000
+_BREATH: Final = 200
 _UNKNOWN: Final = Status(5, 1, 1)
 
-_RELAY_FORM: Final = re.compile(r"[^%@!]+[%@][A-Za-z0-9.\[\]:-]+|[A-Za-z0-9.-]+!.+")
+_RELAY_FORM: Final = re.compile(r"[^%@!]+[%@][A-Za-z0-9.\[\]:%@-]+|[A-Za-z0-9.-]+!.+")
 """Local parts that once asked a host to relay: user%host, "user@host", host!user (case 71)."""
 
 
@@ -114,7 +116,9 @@ class Router:
                 looped = True
                 continue
             seen.add(current.key)
-            if depth > MAX_DEPTH or len(places) + len(work) > MAX_PLACES:
+            if len(seen) % _BREATH == 0:
+                await asyncio.sleep(0)  # a wide alias takes a while; others go on
+            if depth > MAX_DEPTH or len(places) + len(work) >= MAX_PLACES:
                 return Resolution(address, True, status=Status(5, 4, 6), rule="alias-too-wide")
             if depth and not await self.is_local_domain(current.domain):
                 place: Place | None = self._remote(current)
