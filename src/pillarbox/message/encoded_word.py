@@ -60,7 +60,7 @@ def _word_octets(encoding: bytes, text: bytes) -> bytes:
 def encode(text: str) -> str:
     """`text` as it may stand in an unstructured field or phrase, ASCII only: itself, or encoded words in UTF-8.
 
-    Words are cut between characters and joined by spaces, each at most 75 characters (RFC 2047 §2).
+    Words are cut between characters and joined by spaces, each at most 60 characters, so that one fits beside a name.
     """
     if text.isascii() and "=?" not in text and not _CLEAN.search(text):
         return text
@@ -72,7 +72,7 @@ def encode(text: str) -> str:
     for char in text:
         more = char.encode("utf-8", "replace")
         cost = len(piece) + len(more) if not quoted else len(_quote(bytes(piece) + more)) * 3 // 4
-        if piece and cost > 45:
+        if piece and cost > 36:
             words.append(_word(bytes(piece), quoted))
             piece.clear()
         piece += more

@@ -47,7 +47,15 @@ def _segment(digits: bytes) -> bytes:
 
 
 def decode_quoted_printable(octets: bytes) -> bytes:
-    """Decode quoted-printable; a stray "=" stays as it is. Source: RFC 2045 §6.7."""
+    """Decode quoted-printable; a stray "=" stays as it is. White space before a line's end was added on the way.
+
+    Source: RFC 2045 §6.7, rule (3).
+    """
+    if any(white in octets for white in (b" \r\n", b"\t\r\n", b" \n", b"\t\n")):
+        lines = octets.split(b"\n")
+        octets = b"\n".join(
+            [line[:-1].rstrip(b" \t") + b"\r" if line.endswith(b"\r") else line.rstrip(b" \t") for line in lines]
+        )
     return binascii.a2b_qp(octets)
 
 
