@@ -480,11 +480,20 @@ class Signals(Protocol):
 class Store(Protocol):
     """Everything, opened for one process. `verify` findings are texts for people."""
 
-    mailboxes: Mailboxes
-    spool: Spool
-    directory: Directory
-    keys: Keys
-    blobs: Blobs
+    @property
+    def mailboxes(self) -> Mailboxes: ...
+
+    @property
+    def spool(self) -> Spool: ...
+
+    @property
+    def directory(self) -> Directory: ...
+
+    @property
+    def keys(self) -> Keys: ...
+
+    @property
+    def blobs(self) -> Blobs: ...
 
     async def close(self) -> None: ...
 
