@@ -96,15 +96,22 @@ class SmtpServer:
     """One SMTP session: `receive` octets, take events with `next_event`, answer each with `reply`.
 
     `is_over` tells the shell to close when the last octets are written. Nothing a peer sends raises. `make_nonce`
-    gives a fresh printable nonce (for SCRAM).
+    gives a fresh printable nonce (for SCRAM). A trusted client may send as many messages and idle commands as it
+    likes, one that may relay need not log in.
     """
 
     def __init__(
-        self, config: SmtpConfig, make_nonce: Callable[[], str], is_secure: bool = False, is_trusted: bool = False
+        self,
+        config: SmtpConfig,
+        make_nonce: Callable[[], str],
+        is_secure: bool = False,
+        is_trusted: bool = False,
+        may_relay: bool = False,
     ) -> None:
         self.config = config
         self._make_nonce = make_nonce
         self._is_trusted = is_trusted
+        self._may_relay = may_relay
         self._buffer = bytearray()
         self._state = State.FRESH
         self._next = State.FRESH
@@ -378,7 +385,7 @@ class SmtpServer:
 
     def _mail(self, argument: bytes) -> Event:
         config = self.config
-        if config.mode is Mode.SUBMISSION and not self.is_authenticated:
+        if config.mode is Mode.SUBMISSION and not self.is_authenticated and not self._may_relay:
             may_login = self.is_secure or config.allows_cleartext_login
             return Answered(AUTH_FIRST if may_login else TLS_FIRST)
         if self.messages >= config.limits.messages_per_session and not self._is_trusted:
