@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import email
 import email.policy
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pillarbox.message.dsn import Action, Report, ReportedRecipient, build_dsn, one_line
 from pillarbox.message.scan import scan
@@ -24,9 +27,7 @@ def failed(text: str = "550 5.1.1 no such user", address: str = "bob@x.example",
 
 
 def test_a_failure_as_the_standard_library_reads_it() -> None:
-    report = Report(
-        **{name: getattr(REPORT, name) for name in Report.__slots__} | {"envid": "e+1", "arrived_at": NOW - 60}
-    )
+    report = replace(REPORT, envid="e+1", arrived_at=NOW - 60)
     octets = build_dsn(report, [failed(original="rfc822;bob@orig.example")], ORIGINAL)
     message = email.message_from_bytes(octets, policy=email.policy.default)
     assert message.get_content_type() == "multipart/report"
@@ -72,6 +73,13 @@ def test_a_success() -> None:
     assert b"Action: delivered\r\nStatus: 2.0.0\r\n" in octets
 
 
+@given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=20), st.binary(max_size=60), st.booleans())
+def test_no_words_and_no_original_make_it_fail(words: str, orcpt: str, envid: str, original: bytes, flag: bool) -> None:
+    report = replace(REPORT, envid=envid, return_full=flag, smtputf8=flag)
+    octets = build_dsn(report, [failed(words, address=f"{orcpt}@x", original=orcpt)], original)
+    assert [part.content_type.value.partition(b"/")[0] for part in scan(octets).parts[:2]] == [b"multipart", b"text"]
+
+
 def test_several_recipients_have_a_group_of_fields_each() -> None:
     octets = build_dsn(REPORT, [failed(), failed(address="eve@x.example")], ORIGINAL)
     status = scan(octets).parts[2]
@@ -80,7 +88,7 @@ def test_several_recipients_have_a_group_of_fields_each() -> None:
 
 
 def test_ret_full_returns_the_message() -> None:
-    report = Report(**{name: getattr(REPORT, name) for name in Report.__slots__} | {"return_full": True})
+    report = replace(REPORT, return_full=True)
     assert build_dsn(report, [failed()], ORIGINAL).count(b"Content-Type: message/rfc822\r\n") == 1
     assert ORIGINAL in build_dsn(report, [failed()], ORIGINAL)
     huge = ORIGINAL + b"x\r\n" * 1_000_000
@@ -111,7 +119,7 @@ def test_addresses_that_are_not_ascii() -> None:
     octets = build_dsn(REPORT, [failed(address="阿@x.example")], ORIGINAL)
     assert octets.isascii()
     assert rb"Final-Recipient: utf-8; \x{963F}@x.example" in octets
-    report = Report(**{name: getattr(REPORT, name) for name in Report.__slots__} | {"smtputf8": True})
+    report = replace(REPORT, smtputf8=True)
     international = scan(build_dsn(report, [failed(address="阿@x.example")], "Subject: ä\r\n\r\n".encode()))
     assert [part.content_type.value for part in international.parts[2:]] == [
         b"message/global-delivery-status",

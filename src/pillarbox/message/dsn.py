@@ -29,10 +29,9 @@ MAX_HEADER_OCTETS: Final = 50 * 1024
 """Of the original's header that is returned: whole lines, no more than this (case 122)."""
 MAX_RETURNED_OCTETS: Final = 1024 * 1024
 """A longer original is returned by its header only, whatever RET says."""
-MAX_TEXT: Final = 1000
+MAX_TEXT: Final = 900
 """Characters of a remote host's words."""
 
-_NOT_PRINTABLE: Final = re.compile(r"[^\x20-\x7e\u00a1-\u024f\u0370-\u058f\u3040-\ud7a3]")
 _NOT_XTEXT: Final = re.compile(r"[^!-*,-<>-~]")
 
 
@@ -128,7 +127,10 @@ def build_dsn(report: Report, recipients: Sequence[ReportedRecipient], original:
 
 def one_line(text: str, limit: int = MAX_TEXT) -> str:
     """A stranger's words as one printable line: controls, escapes and invisible characters become "?"."""
-    return _NOT_PRINTABLE.sub("?", " ".join(text[: limit * 2].split()))[:limit]
+    line = " ".join(text[: limit * 2].split())[:limit]
+    if line.isprintable():
+        return line
+    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 def _plain_words(report: Report, action: Action, recipients: Sequence[ReportedRecipient]) -> str:
@@ -193,7 +195,7 @@ def _recipient_fields(recipient: ReportedRecipient, utf8: bool) -> list[bytes]:
 
 def _typed(name: str, kind: str, address: str, utf8: bool) -> bytes:
     """An address with its type; one that is not ASCII is of type utf-8. Source: RFC 6533 §3."""
-    address = one_line(address) if address.isascii() else " ".join(address.split())[:MAX_TEXT]
+    address = one_line(address)
     if address.isascii() or utf8:
         return structured_field(name, f"{kind if address.isascii() else 'utf-8'}; {address}")
     escaped = "".join(char if char.isascii() and char not in "\\" else f"\\x{{{ord(char):X}}}" for char in address)
