@@ -1,0 +1,405 @@
+"""Accounts' files: opened when needed, a few hundred at a time, each with a lane for writing and one for reading."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+
+from pillarbox.model.errors import AccountUnavailable, NoSuchAccount, PillarboxError
+from pillarbox.model.ids import AccountId
+from pillarbox.store.api import Delivery, Signals
+from pillarbox.store.blobs.pool import make_directory, sync_directory
+from pillarbox.store.sqlite import filing, mailboxes, migrate
+from pillarbox.store.sqlite.files import Db, as_trouble, create_file, open_file
+from pillarbox.store.sqlite.lanes import Done, Lane, LanePool, Outbox
+from pillarbox.store.sqlite.turns import Turns, account_slot
+from pillarbox.store.sqlite.writer import Task, Verb, Writer
+
+MARK_EVERY_S: Final = 2.0
+_DIGITS: Final = frozenset("0123456789abcdefghjkmnpqrstvwxyz")
+
+
+class DeliverTask:
+    """Deliveries of one call; those that wait together are filed together."""
+
+    __slots__ = ("deliveries", "future")
+
+    def __init__(self, deliveries: Sequence[Delivery], future: asyncio.Future[Any]) -> None:
+        self.deliveries = deliveries
+        self.future = future
+
+
+class LaneWork:
+    """Something that stands between transactions."""
+
+    __slots__ = ("future", "work")
+
+    def __init__(self, work: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+        self.work = work
+        self.future = future
+
+
+class AccountFile:
+    """One account as this process has it open: perhaps a writing and a reading connection."""
+
+    __slots__ = (
+        "_accounts", "_marked_s", "_pending_forgets", "files", "folder", "id", "read_lane", "reader", "reading",
+        "topic", "write_lane", "writer",
+    )  # fmt: skip
+
+    def __init__(self, accounts: Accounts, account: AccountId) -> None:
+        self._accounts = accounts
+        self.id = account
+        self.folder = accounts.folder(account)
+        self.files = filing.Files(self.folder, accounts.pool)
+        self.topic = f"account:{account}"
+        self.writer = Writer(
+            f"account {account}", account_slot(account), accounts.turns, self._open, account=True,
+            changed=self._on_change, failed=accounts.failed,
+        )  # fmt: skip
+        self.write_lane = Lane(self._write)
+        self.read_lane = Lane(self._read)
+        self.reader: apsw.Connection | None = None
+        self.reading = threading.Lock()
+        self._marked_s = float("-inf")
+        self._pending_forgets: list[bytes] = []
+
+    def _open(self) -> apsw.Connection:
+        path = self.folder / "mail.db"
+        try:
+            db = open_file(path)
+        except apsw.CantOpenError:
+            if not self.folder.exists():
+                raise NoSuchAccount(self.id) from None
+            raise
+        try:
+            if db.pragma("user_version") != migrate.ACCOUNT.version:
+                self._accounts.turns.take(account_slot(self.id))
+                try:
+                    migrate.migrate(db, migrate.ACCOUNT)
+                finally:
+                    self._accounts.turns.leave(account_slot(self.id))
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _on_change(self) -> None:
+        """After a commit: tell the mover that there is a log, and whoever listens that there is news."""
+        now_s = time.monotonic()
+        if now_s - self._marked_s > MARK_EVERY_S:
+            self._marked_s = now_s
+            self._accounts.mark_dirty(self.id)
+        self._accounts.tell(self.topic)
+
+    def forget(self, jobs: Sequence[bytes]) -> None:
+        """Drop these from `delivered` with the next delivery."""
+        self._pending_forgets += jobs
+
+    def _write(self, tasks: list[Any]) -> Sequence[Done]:
+        """Deliveries that stand together become one task; then all run in one transaction."""
+        works = [(task.work, task.future) for task in tasks if isinstance(task, LaneWork)]
+        if works:
+            rest = [task for task in tasks if not isinstance(task, LaneWork)]
+            return [*(self._write(rest) if rest else ()), *_run_work(works)]
+        joined: list[Task] = []
+        places: dict[int, list[DeliverTask]] = {}
+        for task in tasks:
+            if not isinstance(task, DeliverTask):
+                joined.append(task)
+            elif joined and len(joined) - 1 in places:
+                places[len(joined) - 1].append(task)
+            else:
+                group = [task]
+                places[len(joined)] = group
+                joined.append(Task(self._deliver_verb(group), None, False))
+        done = self.writer.run(joined)
+        if not places:
+            return done
+        told: list[Done] = []
+        for i, (future, result, error) in enumerate(done):
+            at = 0
+            for task in places.get(i, ()):
+                part = None if error else result[at : at + len(task.deliveries)]
+                told.append((task.future, part, error))
+                at += len(task.deliveries)
+            if i not in places:
+                told.append((future, result, error))
+        return told
+
+    def _deliver_verb(self, group: list[DeliverTask]) -> Verb:
+        def verb(db: Db) -> Any:
+            forgets, self._pending_forgets = self._pending_forgets, []
+            if forgets:
+                db.executemany("DELETE FROM delivered WHERE job=?", [(job,) for job in forgets])
+            deliveries = [delivery for task in group for delivery in task.deliveries]
+            return filing.deliver(db, self.files, deliveries, int(self._accounts.now_s()))
+
+        return verb
+
+    def _read(self, tasks: list[Task]) -> Sequence[Done]:
+        done: list[Done] = []
+        for task in tasks:
+            try:
+                with self.reading:
+                    done.append((task.future, self._read_one(task.verb), None))
+            except Exception as error:
+                done.append((task.future, None, as_trouble(error, f"account {self.id}", account=True)))
+        return done
+
+    def _read_one(self, verb: Verb) -> Any:
+        """All of a verb sees one moment."""
+        if self.reader is None:
+            self.reader = self._open()
+        db = self.reader
+        try:
+            db.execute("BEGIN")
+            try:
+                return verb(db)
+            finally:
+                if db.in_transaction:
+                    db.execute("COMMIT")
+        except PillarboxError:
+            raise
+        except Exception:
+            self.reader = None
+            db.close(force=True)
+            raise
+
+    def read_now(self, verb: Verb) -> tuple[bool, Any]:
+        """Run a short verb here if the reading connection is open and free: (True, result), else (False, None)."""
+        if self.reader is None or not self.reading.acquire(blocking=False):
+            return False, None
+        try:
+            if self.reader is None:
+                return False, None
+            return True, verb(self.reader)
+        except apsw.Error:
+            return False, None  # a thread tries again, and tells
+        finally:
+            self.reading.release()
+
+    @property
+    def idle(self) -> bool:
+        """Has neither lane anything to do?"""
+        return not (self.write_lane.scheduled or self.read_lane.scheduled)
+
+    def close(self) -> None:
+        """Both connections, when the lanes are idle or ended."""
+        with self.reading:
+            reader, self.reader = self.reader, None
+            if reader is not None:
+                reader.close(force=True)
+        self.writer.close()
+
+
+class Accounts:
+    """All accounts of a home, as one process uses them."""
+
+    def __init__(
+        self,
+        home: Path,
+        turns: Turns,
+        lanes: LanePool,
+        outbox: Outbox,
+        signals: Signals | None,
+        limit: int,
+        now_s: Callable[[], float],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._home = home
+        self.pool = home / "blobs"
+        self.turns = turns
+        self._lanes = lanes
+        self._outbox = outbox
+        self._signals = signals
+        self._limit = limit
+        self.now_s = now_s
+        self.failed = failed
+        self._open: OrderedDict[AccountId, AccountFile] = OrderedDict()
+
+    def folder(self, account: AccountId) -> Path:
+        """Where the account is. Raises NoSuchAccount for what cannot be an id."""
+        if len(account) != 26 or not _DIGITS.issuperset(account):
+            raise NoSuchAccount(account[:40])
+        return self._home / "accounts" / account[-2:] / account
+
+    def get(self, account: AccountId) -> AccountFile:
+        """The account's file; those not used for long are closed when there are too many. On the loop only."""
+        file = self._open.get(account)
+        if file is not None:
+            self._open.move_to_end(account)
+            return file
+        file = self._open[account] = AccountFile(self, account)
+        if len(self._open) > self._limit:
+            self._close_oldest()
+        return file
+
+    def _close_oldest(self) -> None:
+        newest = next(reversed(self._open))
+        for account, file in self._open.items():
+            if file.idle and account != newest:
+                del self._open[account]
+                self._lanes.submit(Lane(_close_file), file)
+                return
+
+    async def forget_file(self, account: AccountId) -> None:
+        """Close the account's connections in this process."""
+        file = self._open.get(account)
+        while file is not None and not file.idle:
+            await asyncio.sleep(0.01)
+        if file is not None and self._open.get(account) is file:
+            del self._open[account]
+            await self.run(file.close)
+
+    def write(self, account: AccountId, verb: Verb) -> asyncio.Future[Any]:
+        """Run a verb that changes the account; it may raise after it has written."""
+        file = self.get(account)
+        future = asyncio.get_running_loop().create_future()
+        self._lanes.submit(file.write_lane, Task(verb, future))
+        return future
+
+    def deliver(self, account: AccountId, deliveries: Sequence[Delivery]) -> asyncio.Future[Any]:
+        """File deliveries; calls for one account share transactions."""
+        file = self.get(account)
+        future = asyncio.get_running_loop().create_future()
+        self._lanes.submit(file.write_lane, DeliverTask(deliveries, future))
+        return future
+
+    def read(self, account: AccountId, verb: Verb) -> asyncio.Future[Any]:
+        """Run a verb that only reads."""
+        file = self.get(account)
+        future = asyncio.get_running_loop().create_future()
+        self._lanes.submit(file.read_lane, Task(verb, future))
+        return future
+
+    async def run_on(self, account: AccountId, work: Callable[[], Any]) -> Any:
+        """Something with the writing connection that is no transaction, on the account's writing lane."""
+        file = self.get(account)
+        future = asyncio.get_running_loop().create_future()
+        self._lanes.submit(file.write_lane, LaneWork(work, future))
+        return await future
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        """Something else that blocks, in one of the threads."""
+        future = asyncio.get_running_loop().create_future()
+        self._lanes.submit(Lane(_run_work), (work, future))
+        return await future
+
+    def tell(self, topic: str) -> None:
+        """Publish, from any thread."""
+        if self._signals is not None:
+            signals = self._signals
+            self._outbox.call(lambda: signals.publish(topic))
+
+    def mark_dirty(self, account: AccountId) -> None:
+        """Name the account in `dirty/`; losing that costs nothing but time."""
+        try:
+            os.close(os.open(self._home / "dirty" / account, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError:
+            return
+
+    def create(self, account: AccountId) -> None:
+        """Make the folder in `tmp/`, bring it to disk, move it to its place. Blocks."""
+        target = self.folder(account)
+        if (target / "mail.db").exists():
+            return
+        made = self._home / "tmp" / f"account-{account}-{os.urandom(6).hex()}"
+        made.mkdir(mode=0o700)
+        try:
+            (made / "blobs").mkdir(mode=0o700)
+            create_file(made / "mail.db", lambda db: mailboxes.create_tables(db, self.now_s()))
+            os.chmod(made / "mail.db", 0o600)
+            handle = os.open(made / "mail.db", os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            sync_directory(made)
+            if not target.parent.exists():
+                make_directory(target.parent)
+            try:
+                os.rename(made, target)
+            except OSError:
+                if not (target / "mail.db").exists():
+                    raise
+            sync_directory(target.parent)
+        finally:
+            if made.exists():
+                shutil.rmtree(made, ignore_errors=True)
+
+    def trash(self, account: AccountId) -> None:
+        """Move the folder away, after its connections here are closed. Other processes learn it from `meta`. Blocks."""
+        folder = self.folder(account)
+        self._set_removed(account, folder, 1)
+        target = self._home / "trash" / account
+        os.utime(folder)
+        os.rename(folder, target)
+        sync_directory(folder.parent)
+        sync_directory(target.parent)
+
+    def restore(self, account: AccountId) -> None:
+        """The way back. Blocks."""
+        source, folder = self._home / "trash" / account, self.folder(account)
+        if not source.exists():
+            raise NoSuchAccount(account)
+        if not folder.parent.exists():
+            make_directory(folder.parent)
+        os.rename(source, folder)
+        sync_directory(folder.parent)
+        sync_directory(source.parent)
+        self._set_removed(account, folder, 0)
+
+    def _set_removed(self, account: AccountId, folder: Path, removed: int) -> None:
+        if not folder.exists():
+            raise NoSuchAccount(account)
+        self.turns.take(account_slot(account))
+        try:
+            db = open_file(folder / "mail.db", checkpoint_on_close=True)
+            try:
+                db.execute("UPDATE meta SET removed=?", (removed,))
+            finally:
+                db.close()
+        except apsw.Error as error:
+            if removed and not isinstance(error, (apsw.FullError, apsw.BusyError)):
+                return  # a damaged account can be removed as well
+            raise AccountUnavailable(f"account {account}: {error}") from error
+        finally:
+            self.turns.leave(account_slot(account))
+
+    def ids(self) -> list[AccountId]:
+        """All accounts that have a folder. Blocks."""
+        return sorted(
+            AccountId(entry.name) for shelf in os.scandir(self._home / "accounts") for entry in os.scandir(shelf.path)
+        )
+
+    def close(self) -> None:
+        """After the lanes have ended."""
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+
+def _close_file(files: list[AccountFile]) -> Sequence[Done]:
+    for file in files:
+        file.close()
+    return ()
+
+
+def _run_work(items: list[tuple[Callable[[], Any], asyncio.Future[Any]]]) -> Sequence[Done]:
+    done: list[Done] = []
+    for work, future in items:
+        try:
+            done.append((future, work(), None))
+        except Exception as error:
+            done.append((future, None, as_trouble(error, "account", account=True)))
+    return done

@@ -1,0 +1,134 @@
+"""What the mover does every few seconds: folds logs back and removes what nothing refers to, in short steps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+from pillarbox.model.clock import Clock
+from pillarbox.model.errors import NoSuchAccount, Trouble
+from pillarbox.model.ids import AccountId, id_time_s
+from pillarbox.store.blobs.pool import Pool
+from pillarbox.store.sqlite import filing, trace
+from pillarbox.store.sqlite.accounts import AccountFile, Accounts
+from pillarbox.store.sqlite.base import Database
+from pillarbox.store.sqlite.directory import Keys
+from pillarbox.store.sqlite.files import Db
+from pillarbox.store.sqlite.space import RESERVE_OCTETS, make_reserve, space_left
+from pillarbox.store.sqlite.spool import Spool, needs
+
+LARGE_LOG_OCTETS: Final = 1 << 20
+TRUNCATE_OCTETS: Final = 8 << 20
+QUIET_S: Final = 30.0
+"""A small log is folded back when its account has been named for so long."""
+TRASH_S: Final = 30 * 86400.0
+HOURLY_S: Final = 3600.0
+ACCOUNTS_A_ROUND: Final = 200
+DELIVERED_AGE_S: Final = 600.0
+
+
+class Cleaner:
+    """Runs in one process at a time; in two it does no harm."""
+
+    def __init__(
+        self, home: Path, accounts: Accounts, spool_file: Database, spool: Spool, keys: Keys, pool: Pool, clock: Clock
+    ) -> None:
+        self._home = home
+        self._accounts = accounts
+        self._spool_file = spool_file
+        self._spool = spool
+        self._keys = keys
+        self._pool = pool
+        self._clock = clock
+        self._hourly_s = float("-inf")
+
+    async def run(self) -> None:
+        """One round."""
+        await self._spool_file.write(trace.digest, guarded=True)
+        await self._spool_file.fold()
+        for account in await self._accounts.run(self._dirty):
+            await self._clean(account)
+        if self._clock.monotonic() - self._hourly_s >= HOURLY_S:
+            self._hourly_s = self._clock.monotonic()
+            await self._hourly()
+
+    def _dirty(self) -> list[AccountId]:
+        """Accounts whose log is worth folding back now. Blocks."""
+        found: list[AccountId] = []
+        now_s = time.time()
+        for entry in os.scandir(self._home / "dirty"):
+            account = AccountId(entry.name)
+            try:
+                log = os.stat(self._accounts.folder(account) / "mail.db-wal").st_size
+                large = log >= LARGE_LOG_OCTETS
+            except (OSError, NoSuchAccount):
+                os.unlink(entry.path)
+                continue
+            if large or now_s - entry.stat().st_mtime > QUIET_S:
+                os.unlink(entry.path)  # before the work: who writes meanwhile names it again
+                found.append(account)
+                if len(found) >= ACCOUNTS_A_ROUND:
+                    break
+        return found
+
+    async def _clean(self, account: AccountId, jobs: set[bytes] | None = None) -> None:
+        """Bury the dead and fold the log back, on the account's writing lane."""
+        file = self._accounts.get(account)
+        try:
+            while await self._accounts.write(account, lambda db: filing.bury(db, file.files)):
+                pass
+            await self._accounts.write(account, lambda db: filing.collect_blobs(db, file.files))
+            if jobs is not None:
+                await self._accounts.write(account, lambda db: self._forget_settled(db, jobs))
+            await self._accounts.run_on(account, lambda: self._fold(file))
+        except (NoSuchAccount, Trouble):
+            return  # a damaged account is told of when it is read
+
+    def _fold(self, file: AccountFile) -> None:
+        try:
+            log = os.stat(file.folder / "mail.db-wal").st_size
+        except FileNotFoundError:
+            return
+        file.writer.fold(truncate=log >= TRUNCATE_OCTETS)
+
+    def _forget_settled(self, db: Db, jobs: set[bytes]) -> None:
+        """Drop ids of jobs that the spool does not have. Young ones stay: their jobs may be younger than `jobs`."""
+        before_s = self._clock.now() - DELIVERED_AGE_S
+        known = [job for (job,) in db.execute("SELECT job FROM delivered")]
+        gone = [(job,) for job in known if job not in jobs and id_time_s(job) < before_s]
+        db.executemany("DELETE FROM delivered WHERE job=?", gone)
+
+    async def _hourly(self) -> None:
+        """The slow things: accounts that were not named, the pool, the trash, the reserve."""
+        await self._keys.expire()
+        await self._spool_file.write(self._collect_pool)
+        jobs = await self._spool.job_ids()
+        for account in await self._accounts.run(self._unsettled):
+            await self._clean(account, jobs)
+        await self._accounts.run(self._empty_trash)
+        await self._accounts.run(self._renew_reserve)
+
+    def _collect_pool(self, db: Db) -> None:
+        self._pool.collect(needs(db))
+
+    def _unsettled(self) -> list[AccountId]:
+        """Accounts with a log: whoever wrote last did not fold it back."""
+        found: list[AccountId] = []
+        for account in self._accounts.ids():
+            log = self._accounts.folder(account) / "mail.db-wal"
+            if log.exists() and log.stat().st_size:
+                found.append(account)
+        return found
+
+    def _empty_trash(self) -> None:
+        before_s = time.time() - TRASH_S
+        for entry in os.scandir(self._home / "trash"):
+            if entry.stat(follow_symlinks=False).st_mtime < before_s:
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+    def _renew_reserve(self) -> None:
+        if space_left(self._home).free_octets > 16 * RESERVE_OCTETS:
+            make_reserve(self._home)

@@ -1,0 +1,290 @@
+"""Reading and flags of one account's mailboxes, within the caller's transaction."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import apsw
+
+from pillarbox.message.wire import VERSION, WireForms, wire_forms
+from pillarbox.model.errors import NoSuchMessage
+from pillarbox.model.flags import DELETED, SEEN
+from pillarbox.model.mailbox import Content, Mailbox, Placements
+from pillarbox.model.uids import UidSet
+from pillarbox.store.api import Changes, Slice, Stored
+from pillarbox.store.blobs.frames import read_whole
+from pillarbox.store.blobs.pool import INLINE_OCTETS
+from pillarbox.store.sqlite import mailboxes, placements
+from pillarbox.store.sqlite.files import Db
+from pillarbox.store.sqlite.filing import EMAIL_COLUMNS, Files, form_columns
+from pillarbox.store.sqlite.mailboxes import Meta
+from pillarbox.store.sqlite.placements import Chunk, Spans
+
+_PLACES: Final = {
+    "envelope": "e.envelope", "body": "e.body", "bodystructure": "e.bodystructure", "preview": "e.preview",
+    "subject": "e.subject", "base_subject": "e.base_subject", "sent_s": "e.sent_s", "message_id": "e.message_id",
+    "references": "e.refs", "email_id": "e.email_id", "headers": "h.headers", "parts": "h.parts", "prefix": "h.prefix",
+    "data": "c.data",
+}  # fmt: skip
+_DERIVED: Final = frozenset(_PLACES) - {"email_id", "prefix", "data"}
+SLICE_OCTETS: Final = 256 * 1024
+AHEAD: Final = 8
+"""Slices without forms that are read in one go."""
+Stale = list[tuple[int, WireForms]]
+
+
+def uids(db: Db, mailbox: int) -> tuple[Mailbox, Placements]:
+    """UIDs and flags of all."""
+    box = mailboxes.by_id(db, mailbox)
+    found = Placements()
+    bounds = placements.key_of(mailbox), placements.key_of(mailbox + 1)
+    for packed_uids, packed_flags in db.execute(
+        "SELECT uids, flags FROM chunk WHERE at>=? AND at<? ORDER BY at", bounds
+    ):
+        found.uids.frombytes(packed_uids)
+        found.flags.frombytes(packed_flags)
+    return box.value(), found
+
+
+def selected(db: Db, at: int, wanted: UidSet, changed_since: int, start_uid: int = 0) -> Placements:
+    """Placements of one chunk that are in the set, at or above a UID, and changed after a modseq."""
+    found = Placements()
+    chunk = placements.load(db, at)
+    if chunk is None:
+        return found
+    where = placements.spans(chunk.columns, wanted)
+    if start_uid > chunk.columns.uids[0]:
+        first = bisect_left(chunk.columns.uids, start_uid)
+        where = [(max(start, first), end) for start, end in where if end > first]
+    if changed_since:
+        where = _changed_spans(chunk.columns, where, changed_since)
+    if where == [(0, len(chunk.columns))]:
+        return chunk.columns
+    for start, end in where:
+        placements.extend(found, chunk.columns, start, end)
+    return found
+
+
+def _changed_spans(columns: Placements, where: Spans, since: int) -> Spans:
+    modseqs = columns.modseqs
+    return [(i, i + 1) for start, end in where for i in range(start, end) if modseqs[i] > since]
+
+
+def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) -> tuple[Slice, Stale]:
+    """The asked-for columns of these placements; forms of an older parser are computed anew and returned as well."""
+    derived = not _DERIVED.isdisjoint(columns)
+    places = [_PLACES[column] for column in columns]
+    tables = "email e"
+    if any(place.startswith("h.") for place in places):
+        tables += " JOIN head h ON h.id=e.id"
+    if any(place.startswith("c.") for place in places):
+        tables += " LEFT JOIN content c ON c.id=e.id"
+    version = ["e.version"] if derived else []
+    emails = found.emails
+    if _is_run(emails):
+        sql = f"SELECT {', '.join(places + version)} FROM {tables} WHERE e.id BETWEEN ? AND ? ORDER BY e.id"
+        rows = db.execute(sql, (emails[0], emails[-1])).fetchall()
+    else:
+        sql = f"SELECT {', '.join(places + version)} FROM carray(?) a CROSS JOIN {tables} WHERE e.id=a.value"
+        rows = db.execute(sql, (apsw.carray(memoryview(emails).cast("B").cast("q")),)).fetchall()
+    if len(rows) != len(emails):
+        raise apsw.CorruptError(f"{len(emails) - len(rows)} emails of a mailbox are missing")
+    stale: Stale = []
+    if derived:
+        for i, row in enumerate(rows):
+            if row[-1] != VERSION:
+                forms = _compute(db, files, emails[i])
+                stale.append((emails[i], forms))
+                rows[i] = _renewed(row, columns, forms)
+        rows = [row[:-1] for row in rows]
+    return Slice(found, rows), stale
+
+
+def _is_run(emails: array[int]) -> bool:
+    """Are these consecutive numbers, ascending? Then one range scan reads them."""
+    return emails[-1] - emails[0] == len(emails) - 1 and emails.tolist() == list(range(emails[0], emails[-1] + 1))
+
+
+def _renewed(row: tuple[Any, ...], columns: Sequence[str], forms: WireForms) -> tuple[Any, ...]:
+    fresh = dict(zip(EMAIL_COLUMNS.split(", "), form_columns(forms), strict=True))
+    fresh |= {"references": fresh["refs"], "headers": forms.headers, "parts": forms.parts}
+    return (*(fresh.get(column, old) for column, old in zip(columns, row, strict=False)), row[-1])
+
+
+def _compute(db: Db, files: Files, email: int) -> WireForms:
+    for sha256, blob, data in db.execute(
+        "SELECT e.sha256, e.blob, c.data FROM email e LEFT JOIN content c ON c.id=e.id WHERE e.id=?", (email,)
+    ):
+        return wire_forms(read_whole(files.blobs, Content(sha256, 0, None)) if blob else data)
+    raise NoSuchMessage(f"email {email}")
+
+
+def renew_forms(db: Db, stale: Stale) -> None:
+    """Keep forms that were computed anew."""
+    assignments = ", ".join(f"{column}=?" for column in EMAIL_COLUMNS.split(", "))
+    for email, forms in stale:
+        db.execute(f"UPDATE email SET {assignments} WHERE id=?", (*form_columns(forms), email))
+        db.execute("UPDATE head SET headers=?, parts=? WHERE id=?", (forms.headers, forms.parts, email))
+
+
+Fetched = tuple[list[Slice], "int | None", Stale]
+"""Slices, the UID to go on from (None: that was all), and forms that were computed anew."""
+
+
+def fetch(
+    db: Db,
+    files: Files,
+    mailbox: int,
+    wanted: UidSet,
+    columns: Sequence[str],
+    changed_since: int,
+    start: int,
+) -> Fetched:
+    """The next slices of a FETCH, from UID `start` on: some chunks without forms, one with, a part of one with data."""
+    limit = 1 if columns else AHEAD
+    keys = placements.keys(db, mailbox, wanted, changed_since, start, limit + 1)
+    following = keys[limit] & 0xFFFFFFFF if len(keys) > limit else None
+    slices: list[Slice] = []
+    stale: Stale = []
+    for at in keys[:limit]:
+        found = selected(db, at, wanted, changed_since, start)
+        if not len(found):
+            continue
+        if "data" in columns:
+            count = _fitting(found)
+            if count < len(found):
+                following = found.uids[count]
+                found = _piece(found, 0, count)
+        piece = Slice(found)
+        if columns:
+            piece, fresh = with_forms(db, files, found, columns)
+            stale += fresh
+        slices.append(piece)
+    return slices, following, stale
+
+
+def _fitting(found: Placements, limit_octets: int = SLICE_OCTETS) -> int:
+    """How many of the first messages have some 256 KiB together; at least one. Contents in files count little."""
+    octets = 0
+    for i, size in enumerate(found.sizes):
+        octets += size if size <= INLINE_OCTETS else 4096
+        if octets > limit_octets:
+            return max(1, i)
+    return len(found)
+
+
+def _piece(found: Placements, start: int, end: int) -> Placements:
+    piece = Placements()
+    placements.extend(piece, found, start, end)
+    return piece
+
+
+OpenedRow = tuple[bytes, bytes, int, bytes, int, "bytes | None", int]
+"""prefix, parts, size, sha256, blob, data, version."""
+
+
+def open_row(db: Db, email: int) -> OpenedRow:
+    """What an opened email is read from. Raises NoSuchMessage."""
+    for row in db.execute(
+        "SELECT h.prefix, h.parts, e.size, e.sha256, e.blob, c.data, e.version FROM email e JOIN head h ON h.id=e.id "
+        "LEFT JOIN content c ON c.id=e.id WHERE e.id=?",
+        (email,),
+    ):
+        return row  # type: ignore[no-any-return]
+    raise NoSuchMessage(f"email {email}")
+
+
+def changes(db: Db, mailbox: int, since: int) -> Changes:
+    """What changed after a modseq."""
+    box = mailboxes.by_id(db, mailbox)
+    changed, gone = Placements(), UidSet()
+    if box.modseq > since:
+        everything = UidSet(((1, 0xFFFFFFFF),))
+        for at in placements.keys(db, mailbox, everything, since):
+            placements.extend(changed, selected(db, at, everything, since))
+        rows = db.execute("SELECT low, high FROM expunged WHERE mailbox=? AND modseq>?", (mailbox, since))
+        gone = UidSet(tuple(_merged(sorted(rows.fetchall()))))
+    return Changes(box.value(), changed, gone)
+
+
+def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for low, high in ranges:
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def set_flags(
+    db: Db, mailbox: int, wanted: UidSet, mode: str, names: frozenset[str], unchanged_since: int | None
+) -> Stored:
+    """STORE. One modseq for all that changed."""
+    box, meta = mailboxes.by_id(db, mailbox), Meta(db)
+    keywords_before = len(box.keywords)
+    bits = box.bits(names, add=mode != "-")
+    changed, refused = Placements(), list[int]()
+    for chunk, where in placements.chunks(db, mailbox, wanted):
+        if unchanged_since is not None:
+            refused += [chunk.columns.uids[i] for i, _ in _changed_spans(chunk.columns, where, unchanged_since)]
+            where = _unchanged_spans(chunk.columns, where, unchanged_since)
+        _store_chunk(db, box, meta, chunk, where, mode, bits, changed)
+    if len(changed):
+        box.modseq = meta.modseq
+        meta.save()
+    if len(changed) or len(box.keywords) != keywords_before:
+        box.save(db)
+    return Stored(changed, UidSet.of(refused), meta.modseq, box.value())
+
+
+def _unchanged_spans(columns: Placements, where: Spans, since: int) -> Spans:
+    modseqs = columns.modseqs
+    return [(i, i + 1) for start, end in where for i in range(start, end) if modseqs[i] <= since]
+
+
+def _store_chunk(
+    db: Db, box: mailboxes.Box, meta: Meta, chunk: Chunk, where: Spans, mode: str, bits: int,
+    changed: Placements,
+) -> None:  # fmt: skip
+    """Set flags of the spans of one chunk, count, write, and add what changed to `changed`."""
+    columns = chunk.columns
+    old = columns.flags
+    new = old[:]
+    for start, end in where:
+        if mode == "+":
+            new[start:end] = array("Q", [f | bits for f in old[start:end]])
+        elif mode == "-":
+            new[start:end] = array("Q", [f & ~bits for f in old[start:end]])
+        else:
+            new[start:end] = array("Q", [bits]) * (end - start)
+    if new == old:
+        return
+    modseq = meta.change()
+    different = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
+    box.unseen += sum(map(SEEN.__and__, old)) - sum(map(SEEN.__and__, new))
+    box.deleted += (sum(map(DELETED.__and__, new)) - sum(map(DELETED.__and__, old))) // DELETED
+    columns.flags = new
+    if len(different) == len(new):
+        columns.modseqs = array("Q", [modseq]) * len(new)
+        placements.extend(changed, columns)
+    else:
+        for i in different:
+            columns.modseqs[i] = modseq
+        for start, end in _runs(different):
+            placements.extend(changed, columns, start, end)
+    chunk.max_modseq = modseq
+    placements.store_flags(db, chunk)
+
+
+def _runs(indexes: list[int]) -> Spans:
+    runs: Spans = []
+    for i in indexes:
+        if runs and runs[-1][1] == i:
+            runs[-1] = (runs[-1][0], i + 1)
+        else:
+            runs.append((i, i + 1))
+    return runs

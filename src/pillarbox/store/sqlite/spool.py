@@ -1,0 +1,272 @@
+"""The spool: accepted messages and their jobs. States: docs/queue-states.md.
+
+All that waits when the writing lane comes round shares one commit. Leases belong to holders (one for each process that
+claims): a holder lives while its range of the lock file is held and its row's time has not passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from pillarbox.model.clock import Clock
+from pillarbox.model.errors import LeaseLost, NotFound, Trouble
+from pillarbox.model.ids import JobId, SpoolId
+from pillarbox.model.mailbox import Content
+from pillarbox.model.outcome import Deferred
+from pillarbox.store.api import Claim, Job, Selection, Settlement, Spooled, Target, TraceEvent
+from pillarbox.store.blobs.pool import Pool
+from pillarbox.store.sqlite import queue, trace
+from pillarbox.store.sqlite.base import Database
+from pillarbox.store.sqlite.files import Db
+from pillarbox.store.sqlite.spool_rows import job_row, last_words, message_row, pack_events
+from pillarbox.store.sqlite.turns import Turns
+
+LEASE_S: Final = 60.0
+_INSERT_MESSAGE: Final = "INSERT INTO message(id, sha256, size, meta, prefix, data) VALUES(?,?,?,?,?,?)"
+_INSERT_JOB: Final = "INSERT INTO job VALUES(?,?,?,?,?,?,?,?,?,?,?)"
+_OURS: Final = "WHERE spool_id=? AND id=? AND holder=? AND token=?"
+
+
+class Spool:
+    """Implements `api.Spool` on one database file."""
+
+    def __init__(self, database: Database, turns: Turns, pool: Pool, clock: Clock, role: str) -> None:
+        self._database = database
+        self._turns = turns
+        self._pool = pool
+        self._clock = clock
+        self._role = role
+        self._holder = 0
+        self._until_s = float("-inf")
+        self._cursor = ""
+        self._held: dict[JobId, SpoolId] = {}
+
+    async def accept(
+        self, message: Spooled, jobs: Sequence[Job], events: Sequence[TraceEvent] = (), claim: bool = False
+    ) -> list[Claim]:
+        """See api.Spool."""
+
+        def verb(db: Db) -> list[Claim]:
+            claims = self._insert(db, message, jobs, claim)
+            _log(db, events)
+            return claims
+
+        return await self._taking(self._database.write(verb))
+
+    async def _taking(self, future: asyncio.Future[list[Claim]]) -> list[Claim]:
+        """Wait for claims and remember them; if we are cancelled meanwhile, give them back when they come."""
+        try:
+            claims = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(self._give_back)
+            raise
+        for taken in claims:
+            self._held[taken.job.id] = taken.job.spool_id
+        return claims
+
+    def _give_back(self, future: asyncio.Future[list[Claim]]) -> None:
+        if future.cancelled() or future.exception() is not None or not future.result():
+            return
+        keys = [(taken.job.spool_id, taken.job.id, self._holder, taken.token) for taken in future.result()]
+
+        def verb(db: Db) -> None:
+            db.executemany(f"UPDATE job SET holder=0, token=token+1 {_OURS}", keys)
+
+        self._database.write(verb).add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _insert(self, db: Db, message: Spooled, jobs: Sequence[Job], claim: bool) -> list[Claim]:
+        if message.content.data is None and not self._pool.path(message.content.sha256).exists():
+            raise Trouble(f"content {message.content.sha256.hex()} is not in the pool")
+        holder = self._live(db) if claim else 0
+        db.execute(_INSERT_MESSAGE, message_row(message))
+        rows, claims = [], []
+        for job in jobs:
+            mine = claim and job.target.kind == "local" and job.state == "queued"
+            rows.append(job_row(job, holder if mine else 0, int(mine)))
+            if mine:
+                claims.append(Claim(job, message, 1))
+        if len(rows) == 1:
+            db.execute(_INSERT_JOB, rows[0])
+        else:
+            db.executemany(_INSERT_JOB, rows)
+        return claims
+
+    def _live(self, db: Db) -> int:
+        """Our holder's number; its row is written again if it may have been taken away."""
+        now_s = self._clock.monotonic()
+        if not self._holder:
+            holder = int.from_bytes(os.urandom(4), "big") | 1
+            self._turns.live(holder)
+            self._holder = holder
+        if now_s > self._until_s - LEASE_S / 2:
+            db.execute("INSERT OR REPLACE INTO holder VALUES(?,?,?)", (self._holder, now_s + LEASE_S, self._role))
+            self._until_s = now_s + LEASE_S
+        return self._holder
+
+    async def claim(self, limit: int, now_s: float, exclude: Iterable[Target] = ()) -> list[Claim]:
+        """See api.Spool."""
+        busy = frozenset(f"{target.kind}:{target.name}" for target in exclude)
+
+        def verb(db: Db) -> list[Claim]:
+            queue.free_lost(db, self._turns, self._holder, self._clock.monotonic())
+            if not queue.is_due(db, now_s):
+                return []
+            holder = self._live(db)
+            claims, self._cursor = queue.claim(db, holder, limit, now_s, busy, self._cursor)
+            return claims
+
+        return await self._taking(self._database.write(verb, guarded=True))
+
+    async def renew(self, now_s: float) -> None:
+        """See api.Spool."""
+
+        def verb(db: Db) -> None:
+            self._until_s = float("-inf")
+            self._live(db)
+
+        if self._holder:
+            await self._database.write(verb)
+
+    async def settle(
+        self,
+        settlements: Sequence[Settlement],
+        events: Sequence[TraceEvent] = (),
+        reports: Sequence[tuple[Spooled, Sequence[Job]]] = (),
+    ) -> list[JobId]:
+        """See api.Spool."""
+
+        def verb(db: Db) -> list[JobId]:
+            lost = [s.job for s in settlements if not self._is_ours(db, s)] if reports else []
+            if lost:
+                raise LeaseLost(f"{len(lost)} jobs")
+            lost = [s.job for s in settlements if not self._settle(db, s)]
+            for message, jobs in reports:
+                self._insert(db, message, jobs, False)
+            if len(lost) < len(settlements) or not settlements:
+                _log(db, events)
+            return lost
+
+        lost: list[JobId] = await self._database.write(verb)
+        for settlement in settlements:
+            self._held.pop(settlement.job, None)
+        return lost
+
+    def _is_ours(self, db: Db, settlement: Settlement) -> bool:
+        key = (self._held.get(settlement.job), settlement.job, self._holder, settlement.token)
+        return bool(db.execute(f"SELECT 1 FROM job {_OURS}", key).fetchall())
+
+    def _settle(self, db: Db, settlement: Settlement) -> bool:
+        """Apply one; False if the lease was lost."""
+        spool_id, outcome = self._held.get(settlement.job), settlement.outcome
+        key = (spool_id, settlement.job, self._holder, settlement.token)
+        if isinstance(outcome, Deferred):
+            db.execute(
+                "UPDATE job SET holder=0, attempts=attempts+1, next_s=?, delay_reported=max(delay_reported,?), last=? "
+                + _OURS,
+                (settlement.next_s, int(settlement.delay_reported), last_words(outcome), *key),
+            )
+            return bool(db.changes() == 1)
+        db.execute(f"DELETE FROM job {_OURS}", key)
+        if db.changes() != 1:
+            return False
+        queue.remove_done(db, [spool_id])
+        return True
+
+    async def next_due(self) -> float | None:
+        """See api.Spool."""
+        due: float | None = await self._database.read(queue.next_due)
+        return due
+
+    async def peek(self, selection: Selection) -> list[tuple[Job, Spooled]]:
+        """See api.Spool."""
+        found: list[tuple[Job, Spooled]] = await self._database.read(lambda db: queue.peek(db, selection))
+        return found
+
+    async def counts(self) -> dict[str, int]:
+        """See api.Spool."""
+        counted: dict[str, int] = await self._database.read(queue.counts)
+        return counted
+
+    async def retry(self, selection: Selection, now_s: float) -> int:
+        """See api.Spool."""
+        return await self._change(selection, lambda db, keys: queue.retry(db, keys, now_s))
+
+    async def hold(self, selection: Selection, events: Sequence[TraceEvent] = ()) -> int:
+        """See api.Spool."""
+        return await self._change(selection, queue.hold, events)
+
+    async def release(self, selection: Selection, now_s: float) -> int:
+        """See api.Spool."""
+        return await self._change(selection, lambda db, keys: queue.release(db, keys, now_s))
+
+    async def drop(self, selection: Selection, now_s: float) -> int:
+        """See api.Spool."""
+        return await self._change(selection, queue.drop)
+
+    async def _change(
+        self,
+        selection: Selection,
+        change: Callable[[Db, list[queue.JobKey]], int],
+        events: Sequence[TraceEvent] = (),
+    ) -> int:
+        def verb(db: Db) -> int:
+            keys: list[queue.JobKey] = [(job.spool_id, job.id) for job, _ in queue.peek(db, selection)]
+            changed = change(db, keys)
+            _log(db, events)
+            return changed
+
+        count: int = await self._database.write(verb, guarded=True)
+        return count
+
+    async def content(self, spool_id: SpoolId) -> Content:
+        """See api.Spool."""
+
+        def verb(db: Db) -> Content:
+            for sha256, size, data in db.execute("SELECT sha256, size, data FROM message WHERE id=?", (spool_id,)):
+                return Content(sha256, size, data)
+            raise NotFound(f"message {spool_id.hex()}")
+
+        content: Content = await self._database.read(verb)
+        return content
+
+    async def trace(self, text: str, limit: int = 1000) -> list[TraceEvent]:
+        """See api.Spool."""
+        while await self._database.write(trace.digest, guarded=True):
+            pass
+        events: list[TraceEvent] = await self._database.read(lambda db: trace.find(db, text, limit))
+        return events
+
+    async def sweep(self, now_s: float, trace_days: float) -> None:
+        """See api.Spool."""
+        while await self._database.write(trace.digest, guarded=True):
+            pass
+        before_s = now_s - trace_days * 86400.0
+        while await self._database.write(lambda db: trace.drop_before(db, before_s), guarded=True):
+            pass
+
+    async def job_ids(self) -> set[bytes]:
+        """Ids of all jobs there are."""
+
+        def verb(db: Db) -> set[bytes]:
+            return {job for (job,) in db.execute("SELECT id FROM job")}
+
+        found: set[bytes] = await self._database.read(verb)
+        return found
+
+
+def _log(db: Db, events: Sequence[TraceEvent]) -> None:
+    if events:
+        db.execute("INSERT INTO trace_log(events) VALUES(?)", (pack_events(events),))
+
+
+def needs(db: Db) -> Callable[[bytes], bool]:
+    """Is a content of the pool one of a message in the spool?"""
+
+    def is_needed(sha256: bytes) -> bool:
+        found: list[Any] = db.execute("SELECT 1 FROM message WHERE sha256=? AND data IS NULL", (sha256,)).fetchall()
+        return bool(found)
+
+    return is_needed
