@@ -65,9 +65,9 @@ class Counters:
             if self._key_at(place).startswith("g "):
                 self._values[place] = 0.0
 
-    def count(self, name: str, by: float = 1.0, **labels: str) -> None:
-        """Add to a counter."""
-        self._values[self._slot(("c " + name, tuple(labels.items())))] += by
+    def count(self, name: str, **labels: str) -> None:
+        """Count one."""
+        self._values[self._slot(("c " + name, tuple(labels.items())))] += 1.0
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge; those of all processes are added up."""

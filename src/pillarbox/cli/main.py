@@ -43,6 +43,8 @@ def main(program: Program, argv: Sequence[str]) -> int:
     wants_json = "--json" in argv
     try:
         args = parser().parse_args(argv)
+        given = args.home or os.environ.get("PILLARBOX_HOME")
+        args.home, args.home_given = Path(given or DEFAULT_HOME), bool(given)
         module, _, function = args.run.partition(":")
         answer: Answer = getattr(import_module(f"pillarbox.cli.{module}"), function)(program, args)
     except KeyboardInterrupt:
@@ -76,6 +78,8 @@ def _failed(error: Exception, as_json: bool) -> int:
     """Say what went wrong, and return the exit code."""
     code = _exit_code(error)
     text = str(error) or type(error).__name__
+    if code in (NO_USER, CANNOT_CREATE) and " " not in text:
+        text += " is there already" if code == CANNOT_CREATE else " is not known here"
     if code == SOFTWARE:
         import traceback
 
@@ -119,7 +123,7 @@ def _exit_code(error: Exception) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = _Parser(prog="pillarbox", description="A complete mail system in one program.", allow_abbrev=False)
-    top.add_argument("--home", type=Path, default=Path(os.environ.get("PILLARBOX_HOME", DEFAULT_HOME)), metavar="DIR")
+    top.add_argument("--home", type=Path, default=None, metavar="DIR", help=f"default: PILLARBOX_HOME, {DEFAULT_HOME}")
     top.add_argument("--config", default="", metavar="FILE", help="configuration (default: HOME/pillarbox.toml)")
     top.add_argument("--json", action="store_true", help="answer as JSON")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pillarbox.model.errors import PillarboxError
-from pillarbox.model.settings import Settings
-from pillarbox.store.api import Signals, Store
+
+if TYPE_CHECKING:  # these take longer to load than `pillarbox version` may
+    from pillarbox.model.settings import Settings
+    from pillarbox.store.api import Signals, Store
 
 OK = 0
 USAGE = 64

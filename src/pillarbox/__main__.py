@@ -1,0 +1,7 @@
+"""`python -m pillarbox` is the program `pillarbox`."""
+
+import sys
+
+from pillarbox.app import main
+
+sys.exit(main())

@@ -1,0 +1,268 @@
+"""`pillarbox serve`: look before starting, bind, drop root, then supervise workers or be the only one.
+
+What must hold before anything starts: the configuration is right; root has someone to become (CASES 229); keys and
+home are closed to others (CASES 230); no other server holds the home; every database can be opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import pwd
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import structlog
+
+from pillarbox.app.roles import Plan, Process
+from pillarbox.cli.program import CONFIG, NO_INPUT, NO_PERMISSION, TEMPORARY, UNAVAILABLE, CommandError
+from pillarbox.config import ConfigError, effective_listeners, read_settings
+from pillarbox.log import configure_logs
+from pillarbox.metrics import SharedNumbers
+from pillarbox.model.errors import PillarboxError
+from pillarbox.model.settings import Listener, Settings
+from pillarbox.net.clock import SystemClock
+from pillarbox.net.supervisor import (
+    AlreadyRunning,
+    Bound,
+    ChildFailed,
+    PidFile,
+    Supervisor,
+    Worker,
+    bind_all,
+    bind_metrics,
+    close_sockets,
+    drop_root,
+    harden,
+    notify_systemd,
+    raise_file_limit,
+    run_apart,
+    tune_collector,
+)
+from pillarbox.net.tls import ServerTls, ensure_self_signed
+from pillarbox.store.sqlite.engine import init_home, open_store
+
+PID_FILE: Final = "run/pillarbox.pid"
+
+log = structlog.get_logger("server")
+
+
+class Owner(NamedTuple):
+    """Whom to become: the owner of the home."""
+
+    uid: int
+    gid: int
+    name: str
+
+
+class Server:
+    """One start of the server."""
+
+    def __init__(self, home: Path, config: Path, say: str) -> None:
+        self._home = home.absolute()
+        self._config = config
+        self._say = say
+        self._settings = read_settings(config)
+
+    def run(self) -> int:
+        """Until told to stop; the exit code. Raises ConfigError, CommandError."""
+        settings = self._settings
+        listeners = effective_listeners(settings)
+        owner = self._owner(listeners)
+        check_modes(self._home, settings)
+        workers = settings.workers or len(os.sched_getaffinity(0))
+        pid_file = self._lock(owner)
+        fronts, metrics = _bind(listeners, workers)
+        raise_file_limit()
+        if os.geteuid() == 0 and owner.uid:
+            drop_root(owner.uid, owner.gid, owner.name)
+        harden()
+        configure_logs(settings.log.level, settings.log.format, settings.log.file)
+        prove_home(self._home, settings)
+        plan = self._plan(SharedNumbers(workers + 1))
+        if workers == 1:
+            process = Process(plan, "single", 0, fronts[0], metrics, is_mover=True, ready=self._ready)
+            tune_collector()
+            code = process.run()
+            notify_systemd("STOPPING=1")
+            return code
+        return self._supervise(plan, fronts, metrics, pid_file)
+
+    def _supervise(self, plan: Plan, fronts: list[Bound], metrics: Bound, pid_file: PidFile) -> int:
+        latest = [plan]
+
+        def reload() -> bool:
+            try:
+                latest[0] = latest[0].read()
+            except (ConfigError, PillarboxError, CommandError, OSError) as error:
+                log.error("reload refused, the old configuration stays", error=str(error))
+                return False
+            log.info("configuration is right, workers take it over")
+            return True
+
+        def front(number: int) -> Callable[[], int]:
+            def work() -> int:
+                close_sockets(metrics, *(bound for other, bound in enumerate(fronts) if other != number))
+                return self._child(Process(latest[0], f"front-{number + 1}", number, fronts[number]))
+
+            return work
+
+        def mover() -> int:
+            close_sockets(*fronts)
+            return self._child(Process(latest[0], "mover", len(fronts), metrics=metrics, is_mover=True))
+
+        workers = [Worker(f"front-{number + 1}", front(number)) for number in range(len(fronts))]
+        workers.append(Worker("mover", mover))
+        return Supervisor(workers, in_child=pid_file.close, reload=reload, ready=self._ready).run()
+
+    def _child(self, process: Process) -> int:
+        logging = process.plan.settings.log
+        configure_logs(logging.level, logging.format, logging.file, process.name)
+        return process.run()
+
+    def _ready(self) -> None:
+        """All is bound and started: tell systemd, and whoever started us."""
+        notify_systemd(f"READY=1\nMAINPID={os.getpid()}")
+        if self._say:
+            print(self._say, flush=True)
+
+    def _owner(self, listeners: tuple[Listener, ...]) -> Owner:
+        """Whom to be. Raises CommandError."""
+        if not self._home.is_dir():
+            raise CommandError(f"there is no home at {self._home}; `pillarbox init` makes one", NO_INPUT)
+        found = self._home.stat()
+        try:
+            name = pwd.getpwuid(found.st_uid).pw_name
+        except KeyError:
+            name = str(found.st_uid)
+        owner = Owner(found.st_uid, found.st_gid, name)
+        if os.geteuid() != 0:
+            if os.geteuid() != owner.uid:
+                raise CommandError(f"{self._home} belongs to {name}: start as {name}, or as root", NO_PERMISSION)
+            return owner
+        if self._settings.user:
+            try:
+                wanted = pwd.getpwnam(self._settings.user)
+            except KeyError:
+                raise CommandError(f"{self._config}: user: there is no user {self._settings.user}", CONFIG) from None
+            if wanted.pw_uid != owner.uid:
+                raise CommandError(
+                    f"{self._config}: user is {wanted.pw_name}, but {self._home} belongs to {name}: "
+                    f"chown -R {wanted.pw_name} {self._home}",
+                    CONFIG,
+                )
+            return Owner(wanted.pw_uid, wanted.pw_gid, wanted.pw_name)
+        open_to_world = [item for item in listeners if not _is_loopback(item.address)]
+        if open_to_world and owner.uid == 0:
+            where = f"{open_to_world[0].address} port {open_to_world[0].port}"
+            raise CommandError(
+                f"started as root on {where}, which is not loopback, and nobody to become: set `user` in "
+                f"{self._config}, and give it the home (chown -R)",
+                CONFIG,
+            )
+        return owner
+
+    def _lock(self, owner: Owner) -> PidFile:
+        """Hold the home. Raises CommandError."""
+        path = self._home / PID_FILE
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            pid_file = PidFile(path)
+        except AlreadyRunning as error:
+            raise CommandError(
+                f"process {error.pid or 'unknown'} serves {self._home} already; stop it first, or `pillarbox reload`",
+                UNAVAILABLE,
+            ) from None
+        if os.geteuid() == 0 and owner.uid:
+            os.chown(path.parent, owner.uid, owner.gid)
+            os.chown(path, owner.uid, owner.gid)
+        return pid_file
+
+    def _plan(self, numbers: SharedNumbers) -> Plan:
+        """What the processes are to do, by the configuration as it is read now. Raises ConfigError, PillarboxError."""
+        settings = read_settings(self._config)
+        if settings.listeners != self._settings.listeners or settings.workers != self._settings.workers:
+            log.warning("listeners and workers are taken over by a restart only")
+        settings = replace(
+            settings,
+            hostname=settings.hostname or machine_name(),
+            listeners=effective_listeners(self._settings),
+            workers=self._settings.workers,
+        )
+        check_modes(self._home, settings)
+        certificate, key = certificate_files(self._home, settings)
+        ServerTls(certificate, key, settings.tls.min_version)
+        workers = settings.workers or len(os.sched_getaffinity(0))
+        return Plan(self._home, settings, certificate, key, workers, numbers, lambda: self._plan(numbers))
+
+
+def machine_name() -> str:
+    """The machine's name, qualified where it knows how."""
+    name = socket.gethostname()
+    return name if "." in name else socket.getfqdn()
+
+
+def certificate_files(home: Path, settings: Settings) -> tuple[Path, Path]:
+    """Certificate and key: as configured (paths relative to the home), else self-signed ones in the home."""
+    if settings.tls.certificate:
+        return home / settings.tls.certificate, home / (settings.tls.key or settings.tls.certificate)
+    certificate, key = home / "tls" / "self-signed.pem", home / "tls" / "self-signed.key"
+    ensure_self_signed(certificate, key, (settings.hostname or machine_name(),), SystemClock().now())
+    return certificate, key
+
+
+def check_modes(home: Path, settings: Settings) -> None:
+    """Home and private key must be closed to everyone else. Raises CommandError with path and mode (CASES 230)."""
+    found = [home]
+    if settings.tls.certificate:
+        found.append(home / (settings.tls.key or settings.tls.certificate))
+    for path in found:
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except OSError as error:
+            raise CommandError(f"{path}: {error.strerror}", CONFIG) from error
+        if mode & 0o007:
+            raise CommandError(f"{path}: mode {mode:04o}: everyone may use it; chmod o= {path}", CONFIG)
+
+
+def prove_home(home: Path, settings: Settings) -> None:
+    """Make what the home lacks, bring databases up to date, and open them once, apart. Raises CommandError."""
+
+    def work() -> None:
+        init_home(home)
+        asyncio.run(_open_and_close(home, settings))
+
+    try:
+        run_apart(work)
+    except ChildFailed as error:
+        raise CommandError(f"the store in {home} cannot be opened: {error}", TEMPORARY) from error
+
+
+async def _open_and_close(home: Path, settings: Settings) -> None:
+    store = await open_store(home, signals=None, settings=settings, clock=SystemClock(), role="command")
+    await store.close()
+
+
+def _bind(listeners: tuple[Listener, ...], workers: int) -> tuple[list[Bound], Bound]:
+    """Raises CommandError."""
+    try:
+        return bind_all(listeners, workers), bind_metrics(listeners)
+    except PermissionError as error:
+        raise CommandError(
+            f"cannot listen on {error.filename}: {error.strerror}; ports below 1024 need root (with `user` set) or "
+            "systemd's AmbientCapabilities=CAP_NET_BIND_SERVICE",
+            NO_PERMISSION,
+        ) from error
+    except OSError as error:
+        raise CommandError(
+            f"cannot listen on {error.filename}: {error.strerror}; what is there already: ss -ltnp", UNAVAILABLE
+        ) from error
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("/") or ipaddress.ip_address(address).is_loopback
