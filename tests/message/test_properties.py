@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from pillarbox.message.eight_bit import downgrade_to_7bit
 from pillarbox.message.fields import parse_addresses, parse_message_ids
+from pillarbox.message.headers import header_end
 from pillarbox.message.limits import Limits
 from pillarbox.message.scan import Kind, scan
 from pillarbox.message.section import locate, parse_section, select_fields
 from pillarbox.message.structure import decoded_body, decoded_text, filenames
 from pillarbox.message.text import plain_from_html, search_text
-from pillarbox.message.wire import wire_forms
+from pillarbox.message.wire import LISTED_FIELDS, wire_forms
 
 from .samples import mail_like, parse_list
 
@@ -95,6 +96,21 @@ def test_small_limits_hold(octets: bytes) -> None:
     assert len(message.parts) <= 3
     for part in message.parts:
         assert part.depth <= 2 and len(part.header.lines) <= 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(octets_of_any_kind)
+def test_case_135_every_reader_sees_the_same_fields(octets: bytes) -> None:
+    message = scan(octets)
+    header = message.header_octets()
+    assert header_end(octets) == len(header)
+    names = message.root.header.names
+    for name in set(names) - {b""}:
+        chosen = select_fields(header, frozenset({name}), False)
+        others = select_fields(header, frozenset({name}), True)
+        assert scan(chosen).root.header.names == [name] * names.count(name)
+        assert scan(others).root.header.names.count(name) == 0
+    assert select_fields(forms := wire_forms(octets).headers, LISTED_FIELDS, False) == forms + b"\r\n"
 
 
 def trees(depth: int = 3) -> st.SearchStrategy[EmailMessage]:

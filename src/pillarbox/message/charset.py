@@ -7,6 +7,7 @@ table are reachable, so that a label can never name one of Python's transformati
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 _LABELS: Final = {
@@ -81,9 +82,14 @@ CODECS: Final = {label: codec for codec, labels in _LABELS.items() for label in 
 _OUTSIDE: Final = re.compile(r"[\s\"'\x00]+")
 
 
+@lru_cache(maxsize=256)
+def _codec_for(label: str) -> str | None:
+    return CODECS.get(_OUTSIDE.sub("", label).lower().replace("_", "-")) or CODECS.get(label.strip().lower())
+
+
 def codec_for(label: str) -> str | None:
     """The codec for a charset label as found in mail, or None if nobody knows it."""
-    return CODECS.get(_OUTSIDE.sub("", label[:80]).lower().replace("_", "-")) or CODECS.get(label[:80].strip().lower())
+    return _codec_for(label[:80])
 
 
 def decode(octets: bytes, label: str) -> str:

@@ -159,7 +159,7 @@ def _child(records: list[tuple[int, ...]], parent: int, number: int) -> int | No
 def _selector(names: frozenset[bytes]) -> re.Pattern[bytes]:
     """Finds the fields of these names; begins with a literal, as that is what `re` searches for fast."""
     alternatives = b"|".join(re.escape(name) for name in sorted(names))
-    return re.compile(rb"\n((?:%b)[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*)" % alternatives, re.IGNORECASE)
+    return re.compile(rb"\n((?:%b)(?:[ \t]|\r?\n(?=[ \t]))*:[^\n]*(?:\n[ \t][^\n]*)*)" % alternatives, re.IGNORECASE)
 
 
 _FIELD_END: Final = re.compile(rb"\r?\n(?![ \t])")
@@ -172,7 +172,7 @@ def select_fields(header: bytes, names: frozenset[bytes], invert: bool) -> bytes
     """
     if invert:
         lines = _FIELD_END.split(header)
-        found = [line for line in lines if line and line.partition(b":")[0].rstrip(b" \t").lower() not in names]
+        found = [line for line in lines if line and line.partition(b":")[0].rstrip(b" \t\r\n").lower() not in names]
     elif names:
         found = _selector(names).findall(b"\n" + header)
     else:
