@@ -495,6 +495,9 @@ class Store(Protocol):
     @property
     def blobs(self) -> Blobs: ...
 
+    def has_room(self, message_octets: int) -> bool:
+        """Is there room for new mail of others, the largest message being so large? Cheap (cases 12, 13)."""
+
     async def close(self) -> None: ...
 
     async def checkpoint(self) -> None:
