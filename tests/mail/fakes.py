@@ -382,6 +382,10 @@ class Store:
         self.keys = Keys()
         self.blobs = Blobs()
         self.checkpoints = 0
+        self.room = True
+
+    def has_room(self, message_octets: int) -> bool:
+        return self.room
 
     async def checkpoint(self) -> None:
         self.checkpoints += 1

@@ -13,7 +13,7 @@ from pillarbox.mail.desk import MxHost
 from pillarbox.mail.intake import MailDesk
 from pillarbox.model.address import Address
 from pillarbox.model.envelope import Recipient
-from pillarbox.model.errors import Refused, Trouble
+from pillarbox.model.errors import Refused, StoreFull, Trouble
 from pillarbox.model.outcome import Delivered, Failed
 from pillarbox.model.settings import Limits
 
@@ -444,6 +444,21 @@ def test_rates_of_hosts_mailboxes_and_accounts():
     async def ask_raising(desk, at, recipient):
         transaction = await desk.mail(at, envelope("carl@elsewhere.example"), 0)
         await desk.rcpt(at, transaction, Recipient(recipient))
+
+    run(scenario())
+
+
+def test_case_012_a_disk_that_is_nearly_full_takes_only_our_users_mail():
+    async def scenario():
+        world = await World().furnish()
+        world.store.room = False
+        desk = world.desk()
+        with pytest.raises(StoreFull):
+            await desk.mail(session(), envelope("carl@elsewhere.example"), 0)
+        await desk.mail(session("submission", account=await world.account("ada")), envelope("ada@us.example"), 0)
+        world.store.room = True
+        world.clock.advance(1)
+        await desk.mail(session(), envelope("carl@elsewhere.example"), 0)
 
     run(scenario())
 

@@ -29,7 +29,7 @@ from pillarbox.message.scan import Message, scan
 from pillarbox.message.wire import WireForms
 from pillarbox.model.clock import Clock
 from pillarbox.model.envelope import Envelope, Recipient
-from pillarbox.model.errors import Refused
+from pillarbox.model.errors import Refused, StoreFull
 from pillarbox.model.ids import JobId, SpoolId, make_id
 from pillarbox.model.mailbox import Content
 from pillarbox.model.outcome import Delivered, Failed, Outcome
@@ -42,6 +42,8 @@ INLINE_OCTETS: Final = 256 * 1024
 PARSERS: Final = 2
 """Large messages that are parsed at once: each is whole in memory then."""
 RENEW_S: Final = 20.0
+ROOM_S: Final = 1.0
+"""The disk is looked at so often."""
 _ACCEPTED: Final = Delivered(Status(2, 0, 0))
 _LOOPING: Final = Failed(Status(5, 4, 6), "this message was delivered here before")
 
@@ -76,6 +78,8 @@ class MailDesk:
         self._settler = Settler(store.spool, reporter, settings, clock, random, log, metrics)
         self._local = LocalDelivery(store.mailboxes, clock, self._settler, signals, log)
         self._parsers = asyncio.Semaphore(PARSERS)
+        self._has_room = True
+        self._room_until_s = float("-inf")
         self._renewer: asyncio.Task[None] | None = None
         limits = settings.limits
         self._ip_limit = share_of(limits.messages_per_ip_minute, workers)
@@ -102,6 +106,8 @@ class MailDesk:
         if size_octets > self._limits.message_octets:
             raise Refused(Status(5, 3, 4), "message-size", "the message is too large")
         account = session.account
+        if account is None:
+            self._check_room()
         sender = envelope.reverse_path
         if account is not None:
             if sender is not None and not await self._router.reaches(sender, account):
@@ -117,6 +123,15 @@ class MailDesk:
             if sender is not None and self._resolver is not None and session.protocol == "smtp":
                 await self._check_sender_domain(sender.domain)
         return Transaction(envelope)
+
+    def _check_room(self) -> None:
+        """Strangers wait while the disk is nearly full; users, reports and delivery go on (case 12)."""
+        now_s = self._clock.monotonic()
+        if now_s >= self._room_until_s:
+            self._has_room = self._store.has_room(self._limits.message_octets)
+            self._room_until_s = now_s + ROOM_S
+        if not self._has_room:
+            raise StoreFull("the disk is nearly full")
 
     async def rcpt(self, session: Session, transaction: Transaction, recipient: Recipient) -> None:
         """Add a recipient. Raises Refused: 5.1.1 unknown, 5.1.3 malformed, 5.7.1 relay, 4.2.2 quota, 4.5.3 too many,

@@ -45,6 +45,10 @@ CHECKPOINT_S: Final = 5.0
 SWEEP_S: Final = 3600.0
 POLL_S: Final = 5.0
 """The queue is looked at so often even if no signal comes: signals may be lost."""
+MIN_GAP_S: Final = 0.05
+"""Signals come with every commit of the spool: looks at the queue are at least so far apart."""
+LEFT_OVER_S: Final = 2.0
+"""Jobs of dead processes are found by claiming only: that is done so often even if nothing seems to be due."""
 CLOCK_JUMP_S: Final = 300.0
 STOP_S: Final = 30.0
 _NO_ANSWER: Final = frozenset((Status(4, 4, 1), Status(4, 4, 3)))
@@ -113,6 +117,8 @@ class Mover:
         """Remote jobs in hand."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._claimed_s = float("-inf")
+        """Monotonic, of the last claim."""
         self._stopping = False
         self._clock_gap_s = clock.now() - clock.monotonic()
 
@@ -135,6 +141,8 @@ class Mover:
                 if wait_s > 0 and not self._stopping:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(self._wake.wait(), min(wait_s, POLL_S))
+                    if not self._stopping:
+                        await self._sleep(MIN_GAP_S)
         finally:
             for keeper in keepers:
                 keeper.cancel()
@@ -164,16 +172,18 @@ class Mover:
         room = MAX_CLAIMED - self._claimed - self._local.outstanding
         if room <= 0:
             return 1.0
+        due_s = await self._spool.next_due()
+        looked_s = self._clock.monotonic()
+        if (due_s is None or due_s > now_s) and looked_s < self._claimed_s + LEFT_OVER_S:
+            return min(LEFT_OVER_S, POLL_S if due_s is None else due_s - now_s)
+        self._claimed_s = looked_s
         claims = await self._spool.claim(room, now_s, self._busy())
         await self._take(claims)
         self._pump()
         if len(claims) >= room:
             return 0.0 if self._claimed + self._local.outstanding < MAX_CLAIMED else 1.0
-        due_s = await self._spool.next_due()
-        if due_s is None:
-            return POLL_S
-        # What is due now and was not claimed waits for a busy destination: its end wakes us.
-        return due_s - now_s if due_s > now_s else 1.0
+        # What is due and was not claimed waits for a busy destination: its end wakes us.
+        return MIN_GAP_S if claims else LEFT_OVER_S
 
     async def settled(self) -> None:
         """Wait until everything claimed so far is done and written down."""
