@@ -12,7 +12,7 @@ import asyncio
 import mmap
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Final, cast
 
 SLOTS: Final = 512
 """Names with labels that one process can count; further ones are counted together as `pillarbox_other_total`."""
@@ -150,9 +150,8 @@ class MetricsPage(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._deadline = asyncio.get_running_loop().call_later(10.0, transport.abort)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not instances of it
+        self._deadline = asyncio.get_running_loop().call_later(10.0, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline:
