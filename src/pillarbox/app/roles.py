@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
+import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +44,7 @@ from pillarbox.store.api import Store
 from pillarbox.store.sqlite.engine import open_store
 
 GAUGES_S: Final = 10.0
+_SIOCGIFADDR: Final = 0x8915
 STOP_S: Final = 28.0
 """For sessions to end what they are at: a little less than the supervisor waits."""
 
@@ -187,11 +191,10 @@ class MoverRole:
     def start(self) -> None:
         common = self._common
         settings = common.plan.settings
-        wire = OutboundWire(settings, common.clock, log, common.counters)
-        own = [listener.address for listener in settings.listeners if not listener.address.startswith("/")]
+        wire = OutboundWire(settings, log, common.counters)
         self._mover = Mover(
             common.store, wire, common.resolver, settings, common.clock, os.urandom, log, common.counters,
-            common.signals, own,
+            common.signals, machine_addresses(),
         )  # fmt: skip
         self._tasks = [_task(self._mover.run(), "mover"), _task(self._gauges(), "gauges")]
         for _, sock in self._bound:
@@ -254,6 +257,20 @@ def _task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
 
     task.add_done_callback(ended)
     return task
+
+
+def machine_addresses() -> list[str]:
+    """IP addresses of this machine's interfaces, so that mail is never sent round to ourselves. Source: netdevice(7)."""
+    found: list[str] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                found.append(socket.inet_ntop(socket.AF_INET, answer[20:24]))
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            found.append(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line.split()[0])))
+    return found
 
 
 @dataclass(slots=True)
