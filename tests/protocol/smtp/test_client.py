@@ -117,14 +117,14 @@ def test_a_refused_transaction_is_reset_before_the_next() -> None:
 )
 def test_client_logs_in(sasl: SaslClient) -> None:
     talk = Conversation(config_for("submission"), is_secure=True)
-    client = SmtpClient("client.example", "us", TlsUse.MUST, sasl, is_secure=True)
+    client = SmtpClient("client.example", "us", TlsUse.MUST, [sasl], is_secure=True)
     assert isinstance(outcomes(send(client, talk, envelope(ADA)))[0], Delivered)
     assert talk.smtp.is_authenticated
 
 
 def test_a_failed_login_defers() -> None:
     talk = Conversation(config_for("submission"), is_secure=True)
-    client = SmtpClient("client.example", "us", TlsUse.MUST, PlainClient("ada", "wrong"), is_secure=True)
+    client = SmtpClient("client.example", "us", TlsUse.MUST, [PlainClient("ada", "wrong")], is_secure=True)
     broken = send(client, talk, envelope(ADA))[-1]
     assert isinstance(broken, Broken)
     assert isinstance(broken.outcome, Deferred)
@@ -174,7 +174,7 @@ def test_case_018_lost_after_the_final_dot_is_unknown() -> None:
     event = client.next_event()
     assert event == Finished(
         (
-            Deferred(Status(4, 4, 2), "connection closed", "peer", unknown=True),
+            Deferred(Status(4, 4, 2), "peer: connection closed", unknown=True),
             Failed(Status(5, 0, 0), "550 no", "peer"),
         )
     )
@@ -192,7 +192,7 @@ def test_case_019_delivered_stays_delivered_when_the_peer_resets() -> None:
 def test_case_116_no_starttls_where_it_must_be() -> None:
     client = SmtpClient("c", "peer", TlsUse.MUST)
     assert send(client, Peer(b"220 peer\r\n", [EHLO_PLAIN]), envelope(ADA)) == [
-        Broken(Deferred(Status(4, 7, 10), "STARTTLS not offered", "peer"))
+        Broken(Deferred(Status(4, 7, 10), "peer: STARTTLS not offered"))
     ]
 
 

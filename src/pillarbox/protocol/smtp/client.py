@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -79,8 +79,8 @@ Handler: TypeAlias = Callable[[Answer], None]
 class SmtpClient:
     """`receive` octets, take events with `next_event`, write what `take_output` gives. Nothing a peer says raises.
 
-    `remote` names the peer in outcomes. `next_event` salts a password when the server speaks SCRAM, which may take a
-    second: run it in a thread while `is_authenticating`.
+    `remote` names the peer in outcomes; `sasl` are ways to log in, the best first. `next_event` salts a password when
+    the server speaks SCRAM, which may take a second: run it in a thread while `is_authenticating`.
     """
 
     def __init__(
@@ -88,14 +88,15 @@ class SmtpClient:
         hostname: str,
         remote: str,
         tls: TlsUse = TlsUse.MAY,
-        sasl: SaslClient | None = None,
+        sasl: Sequence[SaslClient] = (),
         is_lmtp: bool = False,
         is_secure: bool = False,
     ) -> None:
         self._hostname = hostname.encode()
         self._remote = remote
         self._tls = tls
-        self._sasl = sasl
+        self._logins = sasl
+        self._sasl: SaslClient | None = None
         self._is_lmtp = is_lmtp
         self._reader = AnswerReader()
         self._output = bytearray()
@@ -120,6 +121,7 @@ class SmtpClient:
         self.is_secure = is_secure
         self.is_over = False
         self.messages = 0
+        self.answers = 0
 
     # --- what the shell does --------------------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class SmtpClient:
                     break
                 self._take_answer(answer)
             except PeerError as error:
-                self._fail(Deferred(PROTOCOL_ERROR, str(error), self._remote, unknown=self._content_sent))
+                self._fail(self._ours(PROTOCOL_ERROR, str(error), self._content_sent))
             self._pump()
         return self._events.popleft() if self._events else None
 
@@ -154,6 +156,15 @@ class SmtpClient:
         self._reader.clear()
         self._hello()
         self._pump()
+
+    @property
+    def patience_s(self) -> float:
+        """How long the next answer may take. Source: RFC 5321 §4.5.3.2."""
+        if self._content_sent:
+            return 600.0
+        if self._in_transaction and self._expected and self._expected[0] == self._on_data:
+            return 120.0
+        return 300.0
 
     def begin(self, envelope: Envelope, size_octets: int, has_eight_bit: bool, needs_smtputf8: bool) -> None:
         """Start a transaction; Finished comes in any case. Only after Ready, and after the last one Finished."""
@@ -176,7 +187,7 @@ class SmtpClient:
         last = min(limit, len(self._recipients)) - 1
         for index, recipient in enumerate(self._recipients):
             if index >= limit:
-                self._outcomes[index] = Deferred(TOO_MANY_RECIPIENTS, "peer's recipient limit", self._remote)
+                self._outcomes[index] = self._ours(TOO_MANY_RECIPIENTS, "limit of recipients")
                 continue
             self._send(self._rcpt_command(recipient), partial(self._on_rcpt, index=index, is_last=index == last))
         self._is_chunking = "CHUNKING" in self.extensions and self._may_pipeline
@@ -224,7 +235,7 @@ class SmtpClient:
     def lost(self, text: str) -> None:
         """The connection ended, or was given up for slowness. After the end of content the outcome is unknown."""
         if not self.is_over:
-            self._fail(Deferred(LOST, text, self._remote, unknown=self._content_sent))
+            self._fail(self._ours(LOST, text, self._content_sent))
 
     def quit(self) -> None:
         """Say goodbye; the answer does not matter."""
@@ -245,6 +256,7 @@ class SmtpClient:
             self._expected.append(handler)
 
     def _take_answer(self, answer: Answer) -> None:
+        self.answers += 1
         if answer.code == 421:  # RFC 5321 §3.8: may come at any time
             self._fail(answer.outcome(self._remote))
         elif self._expected:
@@ -265,6 +277,10 @@ class SmtpClient:
             self._finish()
         else:
             self._events.append(Broken(outcome))
+
+    def _ours(self, status: Status, text: str, unknown: bool = False) -> Deferred:
+        """What we say about the peer, as it did not say it itself."""
+        return Deferred(status, f"{self._remote}: {text}", unknown=unknown)
 
     # --- setting up -----------------------------------------------------------------------------------------------
 
@@ -300,7 +316,7 @@ class SmtpClient:
         elif "STARTTLS" in self.extensions:
             self._send(b"STARTTLS", self._on_starttls)
         elif self._tls is TlsUse.MUST:
-            self._fail(Deferred(NO_SECURITY, "STARTTLS not offered", self._remote))
+            self._fail(self._ours(NO_SECURITY, "STARTTLS not offered"))
         else:
             self._log_in()
 
@@ -308,7 +324,7 @@ class SmtpClient:
         """Octets behind the 220 were put there by somebody who cannot speak TLS. Source: RFC 3207 §4; case 118."""
         if answer.code == 220:
             if self._reader:
-                self._fail(Deferred(NO_SECURITY, "unencrypted octets after STARTTLS", self._remote))
+                self._fail(self._ours(NO_SECURITY, "unencrypted octets after STARTTLS"))
             else:
                 self._is_securing = True
                 self._events.append(HandshakeDue())
@@ -319,12 +335,14 @@ class SmtpClient:
 
     def _log_in(self) -> None:
         """Source: RFC 4954 §4. A login that fails is our trouble, so mail waits."""
-        sasl = self._sasl
-        if sasl is None:
+        offered = self.extensions.get("AUTH", "").upper().split()
+        sasl = next((login for login in self._logins if login.name in offered), None)
+        if not self._logins:
             self._be_ready()
-        elif sasl.name not in self.extensions.get("AUTH", "").upper().split():
-            self._fail(Deferred(NO_LOGIN, f"AUTH {sasl.name} not offered", self._remote))
+        elif sasl is None:
+            self._fail(self._ours(NO_LOGIN, "no common way to log in"))
         else:
+            self._sasl = sasl
             self.is_authenticating = True
             initial = sasl.begin()
             command = b"AUTH " + sasl.name.encode()
@@ -455,7 +473,7 @@ class SmtpClient:
         self._outcomes = [outcome if known is None else known for known in self._outcomes]
 
     def _finish_if_settled(self) -> None:
-        self._settle_rest(Deferred(PROTOCOL_ERROR, "no answer", self._remote))
+        self._settle_rest(self._ours(PROTOCOL_ERROR, "no answer"))
         self.messages += 1
         self._finish()
 
