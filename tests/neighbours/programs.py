@@ -112,3 +112,8 @@ def write(path: Path, text: str) -> Path:
     path.touch(mode=0o600)
     path.write_text(text)
     return path
+
+
+def find_missing(*names: str) -> list[str]:
+    """Return those of the programs that are not installed."""
+    return [name for name in names if program(name) is None]
