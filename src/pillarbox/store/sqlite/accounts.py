@@ -25,6 +25,8 @@ from pillarbox.store.sqlite.turns import Turns, account_slot
 from pillarbox.store.sqlite.writer import Task, Verb, Writer
 
 MARK_EVERY_S: Final = 2.0
+DIRTY_OCTETS: Final = 1 << 24
+"""`dirty` does not grow beyond this where no mover reads it."""
 _DIGITS: Final = frozenset("0123456789abcdefghjkmnpqrstvwxyz")
 
 
@@ -217,6 +219,7 @@ class Accounts:
         failed: Callable[[BaseException], None],
     ) -> None:
         self._home = home
+        self._dirty = str(home / "dirty")
         self.pool = home / "blobs"
         self.turns = turns
         self._lanes = lanes
@@ -302,11 +305,18 @@ class Accounts:
             self._outbox.call(lambda: signals.publish(topic))
 
     def mark_dirty(self, account: AccountId) -> None:
-        """Name the account in `dirty/`; losing that costs nothing but time."""
+        """Name the account in the file `dirty`; losing that costs nothing but time."""
         try:
-            os.close(os.open(self._home / "dirty" / account, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            handle = os.open(self._dirty, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError:
             return
+        try:
+            if os.fstat(handle).st_size < DIRTY_OCTETS:
+                os.write(handle, account.encode() + b"\n")
+        except OSError:
+            return
+        finally:
+            os.close(handle)
 
     def create(self, account: AccountId) -> None:
         """Make the folder in `tmp/`, bring it to disk, move it to its place. Blocks."""
@@ -319,6 +329,9 @@ class Accounts:
             (made / "blobs").mkdir(mode=0o700)
             create_file(made / "mail.db", lambda db: mailboxes.create_tables(db, self.now_s()))
             os.chmod(made / "mail.db", 0o600)
+            db = open_file(made / "mail.db")  # makes -wal and -shm, which costs more than all else at first use
+            db.execute("SELECT modseq FROM meta").fetchall()
+            db.close()
             handle = os.open(made / "mail.db", os.O_RDONLY)
             try:
                 os.fsync(handle)

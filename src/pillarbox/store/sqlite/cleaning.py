@@ -44,35 +44,47 @@ class Cleaner:
         self._pool = pool
         self._clock = clock
         self._hourly_s = float("-inf")
+        self._waiting: dict[AccountId, float] = {}
 
     async def run(self) -> None:
         """One round."""
         await self._spool_file.write(trace.digest, guarded=True)
         await self._spool_file.fold()
-        for account in await self._accounts.run(self._dirty):
+        for account in await self._accounts.run(self._due):
             await self._clean(account)
         if self._clock.monotonic() - self._hourly_s >= HOURLY_S:
             self._hourly_s = self._clock.monotonic()
             await self._hourly()
 
-    def _dirty(self) -> list[AccountId]:
+    def _due(self) -> list[AccountId]:
         """Accounts whose log is worth folding back now. Blocks."""
+        now_s = self._clock.monotonic()
+        for account in self._named():
+            self._waiting.setdefault(account, now_s)
         found: list[AccountId] = []
-        now_s = time.time()
-        for entry in os.scandir(self._home / "dirty"):
-            account = AccountId(entry.name)
+        for account, since_s in self._waiting.items():
             try:
                 log = os.stat(self._accounts.folder(account) / "mail.db-wal").st_size
-                large = log >= LARGE_LOG_OCTETS
             except (OSError, NoSuchAccount):
-                os.unlink(entry.path)
-                continue
-            if large or now_s - entry.stat().st_mtime > QUIET_S:
-                os.unlink(entry.path)  # before the work: who writes meanwhile names it again
+                log = LARGE_LOG_OCTETS  # to be forgotten
+            if log >= LARGE_LOG_OCTETS or now_s - since_s > QUIET_S:
                 found.append(account)
                 if len(found) >= ACCOUNTS_A_ROUND:
                     break
+        for account in found:
+            del self._waiting[account]  # before the work: who writes meanwhile names it again
         return found
+
+    def _named(self) -> set[AccountId]:
+        """What writers have put into `dirty` since the last round."""
+        taken = self._home / "tmp" / "dirty"
+        try:
+            os.rename(self._home / "dirty", taken)
+            names = taken.read_text("ascii", "replace").split()
+            taken.unlink()
+        except FileNotFoundError:
+            return set()
+        return {AccountId(name) for name in names}
 
     async def _clean(self, account: AccountId, jobs: set[bytes] | None = None) -> None:
         """Bury the dead and fold the log back, on the account's writing lane."""

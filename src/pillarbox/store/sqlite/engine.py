@@ -26,7 +26,7 @@ from pillarbox.store.sqlite.space import make_reserve, release_reserve, space_le
 from pillarbox.store.sqlite.spool import Spool
 from pillarbox.store.sqlite.verify import Verifier
 
-FOLDERS: Final = ("accounts", "blobs", "tmp", "trash", "dirty", "drop")
+FOLDERS: Final = ("accounts", "blobs", "tmp", "trash", "drop")
 ACCOUNT_THREADS: Final = 6
 
 
