@@ -172,6 +172,7 @@ def test_logins_and_a_user_that_is_removed(home):
             await send(h.desk, session(), "ada@us.example", ["bob@us.example"])
             await h.desk.close()
             await h.admin.remove_user("bob@us.example")
+            h.clock.advance(1)
             with pytest.raises(Refused):
                 await logins.password(session("imap"), "bob", "hidden")
             with pytest.raises(Refused):

@@ -14,6 +14,7 @@ from typing import Final
 from pillarbox.mail.content import IncomingContent
 from pillarbox.mail.deliver import LocalDelivery
 from pillarbox.mail.desk import DnsTrouble, Resolver, Session, Transaction
+from pillarbox.mail.entropy import Entropy
 from pillarbox.mail.examine import check_author, check_header, check_hops, count_hops, delivered_to, forms_with
 from pillarbox.mail.hops import is_null_mx
 from pillarbox.mail.metrics import Log, Metrics, count
@@ -67,15 +68,15 @@ class MailDesk:
         self._settings = settings
         self._limits = settings.limits
         self._clock = clock
-        self._random = random
+        self._random = Entropy(random)
         self._log = log
         self._metrics = metrics
         self._signals = signals
         self._resolver = resolver
-        self._router = Router(store.directory, settings)
+        self._router = Router(store.directory, settings, clock)
         self._hostname = settings.hostname or "localhost"
-        reporter = Reporter(store, self._router, settings, clock, random, log, metrics)
-        self._settler = Settler(store.spool, reporter, settings, clock, random, log, metrics)
+        reporter = Reporter(store, self._router, settings, clock, self._random, log, metrics)
+        self._settler = Settler(store.spool, reporter, settings, clock, self._random, log, metrics)
         self._local = LocalDelivery(store.mailboxes, clock, self._settler, signals, log)
         self._parsers = asyncio.Semaphore(PARSERS)
         self._has_room = True

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pillarbox.mail.deliver import LocalDelivery
 from pillarbox.mail.desk import Resolver, Wire
+from pillarbox.mail.entropy import Entropy
 from pillarbox.mail.hops import HopFinder
 from pillarbox.mail.metrics import Log, Metrics
 from pillarbox.mail.parcel import full_content, make_parcel
@@ -100,13 +101,14 @@ class Mover:
     ) -> None:
         self._store = store
         self._spool = store.spool
+        random = Entropy(random)
         self._wire = wire
         self._queue = settings.queue
         self._clock = clock
         self._log = log
         self._signals = signals
         self._sleep = sleep
-        self._router = Router(store.directory, settings)
+        self._router = Router(store.directory, settings, clock)
         self._hops = HopFinder(resolver, settings, random, own_addresses)
         reporter = Reporter(store, self._router, settings, clock, random, log, metrics)
         self._settler = Settler(store.spool, reporter, settings, clock, random, log, metrics, sleep)

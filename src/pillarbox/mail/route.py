@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pillarbox.model.address import Address, parse_address
+from pillarbox.model.clock import Clock
 from pillarbox.model.errors import Refused
 from pillarbox.model.mailbox import Account
 from pillarbox.model.settings import Route, Settings
@@ -26,6 +27,7 @@ ROLES: Final = frozenset(("postmaster", "abuse"))
 """Local parts that reach someone in every local domain, and bare."""
 _KNOWN: Final = 50_000
 _BREATH: Final = 200
+_FRESH_S: Final = 0.2
 _UNKNOWN: Final = Status(5, 1, 1)
 
 _RELAY_FORM: Final = re.compile(r"[^%@!]+[%@][A-Za-z0-9.\[\]:%@-]+|[A-Za-z0-9.-]+!.+")
@@ -61,8 +63,11 @@ class Resolution:
 class Router:
     """Resolves addresses. One per process."""
 
-    def __init__(self, directory: Directory, settings: Settings) -> None:
+    def __init__(self, directory: Directory, settings: Settings, clock: Clock | None = None) -> None:
+        """With a clock the directory's version is asked for five times a second, without one for each address."""
         self._directory = directory
+        self._clock = clock
+        self._asked_s = float("-inf")
         self._separator = settings.detail_separator
         self._postmaster = parse_address(settings.postmaster) if settings.postmaster else None
         self._routes = settings.outbound.routes
@@ -71,18 +76,28 @@ class Router:
 
     async def resolve(self, address: Address) -> Resolution:
         """Where mail for the address goes. Raises Trouble (the directory cannot be asked)."""
-        version = await self._directory.version()
-        if version != self._version:
-            self._known.clear()
-            self._version = version
+        await self._refresh()
         known = self._known.get(address)
         if known is None:
+            version = self._version
             known = await self._expand(address)
             if len(self._known) >= _KNOWN:
                 self._known.clear()
             if version == await self._directory.version():
                 self._known[address] = known
         return known
+
+    async def _refresh(self) -> None:
+        """Forget what is known when the directory has changed."""
+        if self._clock is not None:
+            now_s = self._clock.monotonic()
+            if now_s - self._asked_s < _FRESH_S:
+                return
+            self._asked_s = now_s
+        version = await self._directory.version()
+        if version != self._version:
+            self._known.clear()
+            self._version = version
 
     async def is_local_domain(self, domain: str) -> bool:
         """True for a domain of ours; the empty one (bare postmaster) is."""
