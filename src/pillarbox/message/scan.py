@@ -215,7 +215,7 @@ class _Scanner:
         if self.boundaries:
             cut = self.first_boundary(search_from, fields_end)
             if cut is not None:
-                fields_end = body_start = max(cut, start)
+                fields_end = body_start = max(self.before_line_break(cut), start)
         header = parse_fields(self.octets, start, fields_end, defects, self.limits)
         values = header.values
         if len(values) != len(header.names):
@@ -252,14 +252,18 @@ class _Scanner:
         return max(end, start), end + (2 if octets[end] == 13 else 1)
 
     def first_boundary(self, start: int, end: int) -> int | None:
-        """The start of the first boundary line between `start` and `end`, or None."""
+        """The LF before the first boundary line between `start` and `end`, or None."""
         find = self.octets.find
         while (dashes := find(b"\n--", start, end)) >= 0:
             line_end = self.line_end(dashes + 3)
             if self.boundary_of(dashes + 3, line_end) is not None:
-                return dashes + 1
+                return dashes
             start = line_end
         return None
+
+    def before_line_break(self, line_feed: int) -> int:
+        """Where the line ends that this LF, or CRLF, breaks: the break belongs to the boundary line after it."""
+        return line_feed - 1 if self.octets[line_feed - 1 : line_feed] == b"\r" else line_feed
 
     def line_end(self, start: int) -> int:
         """Where the line's LF is, or the end of the message."""
@@ -319,8 +323,7 @@ class _Scanner:
 
     def close_to(self, level: int, line_feed: int, closes: bool) -> None:
         """End what is open inside the multipart at `level` at the line break before a boundary line."""
-        end = line_feed - 1 if self.octets[line_feed - 1 : line_feed] == b"\r" else line_feed
-        self.finish(self.boundaries[level][1] + 1, end)
+        self.finish(self.boundaries[level][1] + 1, self.before_line_break(line_feed))
         if len(self.boundaries) > level + 1:
             self.message.defects.add(Defect.UNCLOSED_MULTIPART)
         keep = level if closes else level + 1
@@ -333,10 +336,11 @@ class _Scanner:
         if len(self.open) <= keep:
             return
         parts = self.message.parts
+        # An empty line may end the last header and be the line break before the boundary as well.
+        end = max(end, parts[self.open[-1]].body_start)
         for index in self.open[keep:]:
             part = parts[index]
-            # The line break that ended a header without an empty line may belong to the boundary line.
-            part.body_end = max(end, part.body_start)
+            part.body_end = end
             part.lines = self.lines_before(part.body_end) - part.lines
             if part.kind is Kind.MULTIPART and not part.children:
                 self.message.defects.add(Defect.EMPTY_MULTIPART)
