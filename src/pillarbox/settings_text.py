@@ -195,3 +195,7 @@ def _roff(text: str) -> str:
 def _quoted(text: str) -> str:
     """As `_roff`, inside of a quoted argument of a macro."""
     return _roff(text).replace('"', "\\(dq")
+
+
+if __name__ == "__main__":
+    print(manual_page(), end="")

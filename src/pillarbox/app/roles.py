@@ -260,7 +260,7 @@ def _task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
 
 
 def machine_addresses() -> list[str]:
-    """IP addresses of this machine's interfaces, so that mail is never sent round to ourselves. Source: netdevice(7)."""
+    """IP addresses of this machine, so that mail is never sent round to ourselves. Source: netdevice(7)."""
     found: list[str] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for _, name in socket.if_nameindex():
