@@ -86,7 +86,7 @@ def parse_address(text: str) -> Address | None:
 
     None if it is not one. Bare `postmaster` is not accepted here. Local part at most 64 octets (RFC 5321 §4.5.3.1.1).
     """
-    local, at, domain = text.strip().rpartition("@")
+    local, at, domain = text.strip(" \t\r\n").rpartition("@")
     if not at or not local:
         return None
     if local.startswith('"') and local.endswith('"') and len(local) > 2:
