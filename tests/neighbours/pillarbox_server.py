@@ -64,7 +64,7 @@ class Pillarbox:
 
     def set_up(self) -> None:
         """Make the home, the configuration, the domain and the users, by pillarbox's own commands."""
-        self.command("init")
+        self.command("init", "--postmaster", self.mailhost.ada.address, "--hostname", f"mx.{self.mailhost.domain}")
         (self.home / "pillarbox.toml").write_text(self.configuration())
         known = json.loads(self.command("domain", "list", "--json") or "[]")
         if self.mailhost.domain not in json.dumps(known):
