@@ -37,7 +37,7 @@ _COMMON_PATH: Final = re.compile(r"<([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64})@([A-
 """What nearly every path looks like; dots and labels are checked after it."""
 _ROUTE: Final = re.compile(r"@[^@,:<>\s]+(?:,@[^@,:<>\s]+)*:")
 _DOT_STRING: Final = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*")
-_LENIENT_LOCAL: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.:\u0080-\U0010ffff-]+")
+_LENIENT_LOCAL: Final = re.compile(rf"(?:{_ATEXT}|:)+(?:\.(?:{_ATEXT}|:)+)*")
 """For recipients: what is no dot-string but cannot mean anything else either is an unknown user (case 78)."""
 _QUOTED: Final = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
