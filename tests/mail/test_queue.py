@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pillarbox.mail import queue
 from pillarbox.mail.desk import Hop, MxHost
 from pillarbox.mail.retry import is_delay_due, next_attempt_s, retry_delay_s
 from pillarbox.model.envelope import Envelope, Recipient
@@ -157,8 +158,7 @@ def test_case_018_no_reply_after_the_final_dot_is_tried_again():
 
 @given(attempts=st.integers(1, 200), chance=st.floats(0, 1, exclude_max=True))
 def test_case_023_delays_double_with_jitter_and_stay_under_four_hours(attempts, chance):
-    queue = Queue()
-    delay_s = retry_delay_s(attempts, queue, chance)
+    delay_s = retry_delay_s(attempts, Queue(), chance)
     nominal_s = min(300.0 * 2 ** min(attempts - 1, 30), 4 * 3600.0)
     assert 0.9 * nominal_s <= delay_s <= min(1.1 * nominal_s, 4 * 3600.0)
 
@@ -430,7 +430,7 @@ def test_when_the_spool_fails_outcomes_are_kept_until_it_does_not():
         world.store.spool.trouble = [Trouble("disk"), Trouble("disk")]
         [job] = await post(world, "ada@us.example", "x@away.example")
         await turn(world, mover)
-        assert waits == [1.0, 1.0] and isinstance(world.store.spool.ended[job], Delivered)
+        assert waits == [1.0, 2.0] and isinstance(world.store.spool.ended[job], Delivered)
 
     run(scenario())
 
@@ -467,9 +467,54 @@ def test_run_works_when_woken_and_stops():
     run(scenario())
 
 
+def test_stopping_gives_back_what_was_not_done():
+    async def scenario():
+        world = await away_world(replace(SETTINGS, queue=Queue(per_destination=1)))
+        begun = asyncio.Event()
+
+        async def send(hop: Hop, parcel: Any) -> list[Outcome]:
+            begun.set()
+            await asyncio.sleep(0)
+            return [Delivered()]
+
+        world.wire.send = send  # type: ignore[method-assign]
+        mover = world.mover()
+        for _ in range(3):
+            await post(world, "", "x@away.example")
+        await mover.step()
+        await begun.wait()
+        await mover.stop()
+        rows = list(world.store.spool.rows.values())
+        assert len(rows) == 2
+        assert all(not row.leased and row.job.next_s == world.clock.now() for row in rows)
+        await turn(world, world.mover())
+        assert world.store.spool.rows == {}
+
+    run(scenario())
+
+
+def test_a_transaction_that_hangs_is_given_back_at_the_end(monkeypatch):
+    async def scenario():
+        world = await away_world()
+
+        async def send(hop: Hop, parcel: Any) -> list[Outcome]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        world.wire.send = send  # type: ignore[method-assign]
+        mover = world.mover()
+        [job] = await post(world, "", "x@away.example")
+        await mover.step()
+        await asyncio.sleep(0)
+        monkeypatch.setattr(queue, "STOP_S", 0.01)
+        await mover.stop()
+        assert not world.store.spool.rows[job].leased
+
+    run(scenario())
+
+
 def test_delay_notices_are_due_once():
-    queue = Queue()
-    assert not is_delay_due(4 * 3600 - 1, 0, False, queue)
-    assert is_delay_due(4 * 3600, 0, False, queue)
-    assert not is_delay_due(4 * 3600, 0, True, queue)
-    assert not is_delay_due(1e9, 0, False, replace(queue, delay_notice_s=0))
+    assert not is_delay_due(4 * 3600 - 1, 0, False, Queue())
+    assert is_delay_due(4 * 3600, 0, False, Queue())
+    assert not is_delay_due(4 * 3600, 0, True, Queue())
+    assert not is_delay_due(1e9, 0, False, Queue(delay_notice_s=0))

@@ -93,6 +93,12 @@ class LocalDelivery:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._settler.drain()
 
+    async def close(self) -> None:
+        """Deliver what is in memory; the settler gives up soon where the store fails."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._settler.close()
+
     async def _work(self, name: str) -> None:
         """Deliver what waits for one account, until nothing does."""
         items = self._waiting[name]

@@ -94,7 +94,7 @@ class MailDesk:
 
     async def close(self) -> None:
         """Finish what is being delivered. The shells have stopped accepting."""
-        await self._local.drain()
+        await self._local.close()
         if self._renewer is not None:
             self._renewer.cancel()
             await asyncio.gather(self._renewer, return_exceptions=True)

@@ -25,7 +25,7 @@ from pillarbox.mail.reports import Reporter
 from pillarbox.mail.route import Router
 from pillarbox.mail.settle import Settler
 from pillarbox.model.clock import Clock
-from pillarbox.model.errors import DamagedMessage, NotFound, Trouble
+from pillarbox.model.errors import DamagedMessage, NotFound, PillarboxError, Trouble
 from pillarbox.model.outcome import Deferred, Delivered, Outcome
 from pillarbox.model.settings import Settings
 from pillarbox.model.status import Status
@@ -137,7 +137,7 @@ class Mover:
                 self._wake.clear()
                 try:
                     wait_s = await self.step()
-                except Trouble as error:
+                except PillarboxError as error:
                     self._log.error("queue stopped for a moment", error=str(error))
                     wait_s = 1.0
                 if wait_s > 0 and not self._stopping:
@@ -157,14 +157,14 @@ class Mover:
         self._stopping = True
         self._wake.set()
         for destination in self._destinations.values():
-            destination.waiting.clear()
+            while destination.waiting:
+                self._give_back(destination.waiting.popleft())
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._local.drain()
-        await self._settler.drain()
+        await self._local.close()
         await self._wire.close()
 
     async def step(self) -> float:
@@ -292,12 +292,11 @@ class Mover:
         finally:
             destination.active -= 1
             self._active -= 1
-            if not outcomes:  # cancelled: the lease ends, someone tries again
-                self._claimed -= len(load.claims)
+            if not outcomes:  # cancelled
+                self._give_back(load)
         self._judge(destination, outcomes, started_s)
         self._finish(load.claims, outcomes, started_s)
         self._pump()
-        self._wake.set()
 
     async def _send(self, name: str, claims: list[Claim]) -> list[Outcome]:
         hops = await self._hops.hops_for(name)
@@ -336,9 +335,16 @@ class Mover:
         destination.dead_until_s = self._clock.monotonic() + min(DEAD_S * 2.0 ** min(times, 8), MAX_DEAD_S)
 
     def _finish(self, claims: list[Claim], outcomes: list[Outcome] | list[Deferred], attempted_s: float) -> None:
-        self._claimed -= len(claims)
         for claim, outcome in zip(claims, outcomes, strict=True):
-            self._settler.put(claim, outcome, attempted_s)
+            self._settler.put(claim, outcome, attempted_s, self._settled)
+
+    def _give_back(self, load: _Load) -> None:
+        for claim in load.claims:
+            self._settler.give_back(claim, self._settled)
+
+    def _settled(self) -> None:
+        self._claimed -= 1
+        self._wake.set()
 
     # --- keeping house ---------------------------------------------------------------------------------------------
 

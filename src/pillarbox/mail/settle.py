@@ -24,16 +24,19 @@ from pillarbox.model.status import Status
 from pillarbox.store.api import Claim, Settlement, Spool, TraceEvent
 
 _MAX_BATCH: Final = 1000
-_TRIES: Final = 60
-"""Times a batch is tried again, a second apart, when the store fails; by then the leases are lost anyway."""
+_MAX_WAIT_S: Final = 10.0
+"""Between tries while the store fails: 1, 2, 4 … up to this."""
+_LAST_TRIES: Final = 3
+"""How often a batch is still tried when the process is to end."""
 _EXPIRED: Final = Status(5, 4, 7)
+_STOPPED: Final = Status(4, 3, 2)
 
 
 @dataclass(slots=True)
 class _Item:
     claim: Claim
     settlement: Settlement
-    event: TraceEvent
+    event: TraceEvent | None
     done: Callable[[], None] | None
 
 
@@ -61,6 +64,7 @@ class Settler:
         self._sleep = sleep
         self._pending: list[_Item] = []
         self._task: asyncio.Task[None] | None = None
+        self._ending = False
 
     def put(self, claim: Claim, outcome: Outcome, attempted_s: float, done: Callable[[], None] | None = None) -> None:
         """Write down what an attempt came to; `attempted_s` is when the attempt began (wall clock). `done` is called
@@ -78,11 +82,26 @@ class Settler:
             case _:
                 pass
         settlement = Settlement(job.id, claim.token, outcome, next_s, delay_reported or job.delay_reported)
-        self._pending.append(_Item(claim, settlement, outcome_event(claim, outcome, now_s), done))
+        self._add(_Item(claim, settlement, outcome_event(claim, outcome, now_s), done))
         if not isinstance(outcome, Delivered):
             self._say(claim, outcome)
+
+    def give_back(self, claim: Claim, done: Callable[[], None] | None = None) -> None:
+        """Nothing was done with the job, and nothing will be: it is due for whoever claims it next. A lease that is
+        just forgotten would last as long as this process."""
+        outcome = Deferred(_STOPPED, "the server was stopped")
+        settlement = Settlement(claim.job.id, claim.token, outcome, self._clock.now(), claim.job.delay_reported)
+        self._add(_Item(claim, settlement, None, done))
+
+    def _add(self, item: _Item) -> None:
+        self._pending.append(item)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """As `drain`, but gives up soon where the store fails: the leases end with the process."""
+        self._ending = True
+        await self.drain()
 
     async def drain(self) -> None:
         """Wait until all that was put is durable."""
@@ -161,23 +180,26 @@ class Settler:
 
     async def _try(self, items: list[_Item], reports: Sequence[Report]) -> Sequence[bytes]:
         settlements = [item.settlement for item in items]
-        events = [item.event for item in items]
+        events = [item.event for item in items if item.event is not None]
         for report in reports:
             events.append(report_event(report.message, items[0].claim.message, report.kind))
         pairs = [(report.message, report.jobs) for report in reports]
-        for attempt in range(_TRIES):
+        tries = 0
+        while True:
             try:
                 lost = await self._spool.settle(settlements, events, pairs)
             except Trouble as error:
-                if attempt == _TRIES - 1:
-                    raise
                 self._log.error("settle deferred", jobs=len(items), error=str(error))
-                await self._sleep(1.0)
+                if self._ending and tries >= _LAST_TRIES:
+                    raise
+                await self._sleep(min(2.0**tries, _MAX_WAIT_S))
+                tries += 1
             else:
-                for item in items:
-                    count(self._metrics, "outcomes", outcome=item.event.event, kind=item.claim.job.target.kind)
-                return lost
-        raise AssertionError("unreachable")
+                break
+        for item in items:
+            if item.event is not None:
+                count(self._metrics, "outcomes", outcome=item.event.event, kind=item.claim.job.target.kind)
+        return lost
 
     def _say(self, claim: Claim, outcome: Deferred | Failed) -> None:
         self._log.info(
