@@ -43,6 +43,8 @@ INLINE_OCTETS: Final = 256 * 1024
 PARSERS: Final = 2
 """Large messages that are parsed at once: each is whole in memory then."""
 RENEW_S: Final = 20.0
+BREATH: Final = 100
+"""Recipients after which others have their turn."""
 ROOM_S: Final = 1.0
 """The disk is looked at so often."""
 _ACCEPTED: Final = Delivered(Status(2, 0, 0))
@@ -137,8 +139,11 @@ class MailDesk:
     async def rcpt(self, session: Session, transaction: Transaction, recipient: Recipient) -> None:
         """Add a recipient. Raises Refused: 5.1.1 unknown, 5.1.3 malformed, 5.7.1 relay, 4.2.2 quota, 4.5.3 too many,
         5.4.6 alias loop, 4.2.1 and 4.7.1 rates; Trouble."""
-        if len(transaction.recipients) >= self._limits.recipients:
+        taken = len(transaction.recipients)
+        if taken >= self._limits.recipients:
             raise Refused(Status(4, 5, 3), "recipients", "too many recipients")
+        if taken % BREATH == BREATH - 1:
+            await asyncio.sleep(0)  # a thousand at once are pipelined: others go on between
         address = recipient.address
         if not address.local or len(address.local) > 64:
             raise Refused(Status(5, 1, 3), "recipient-syntax", "bad recipient address")
@@ -216,7 +221,7 @@ class MailDesk:
         if not places:
             return spool_id.hex(), outcomes
         spooled = self._spooled(session, transaction, stored, spool_id, now_s, added, forms.message_id, hops)
-        jobs = self._jobs(spooled, places)
+        jobs = await self._jobs(spooled, places)
         await self._spool(spooled, jobs, forms)
         session.messages += 1
         if account is not None:
@@ -312,11 +317,13 @@ class MailDesk:
             hops,
         )
 
-    def _jobs(self, spooled: Spooled, places: list[tuple[Recipient, Place]]) -> list[Job]:
+    async def _jobs(self, spooled: Spooled, places: list[tuple[Recipient, Place]]) -> list[Job]:
         now_s = spooled.received_s
         expires_s = now_s + self._settings.queue.lifetime_s
-        jobs = []
+        jobs: list[Job] = []
         for recipient, place in places:
+            if len(jobs) % BREATH == BREATH - 1:
+                await asyncio.sleep(0)
             original = None
             if place.address is not recipient.address:
                 original = recipient.address

@@ -61,7 +61,7 @@ class DoorGate:
         """Count the new session. Raises Refused: 4.3.2 server full, 4.7.0 too many from its address or network."""
         session.trusted = session.peer == "local" or session.peer in self._trusted
         session.may_relay = session.peer in self._relay
-        kind = _KIND[session.protocol]
+        kind = _KIND.get(session.protocol, "imap")
         if self._by_kind[kind] >= self._totals[kind]:
             count(self._metrics, "sessions_refused", reason="total")
             raise Refused(_FULL, "sessions-total", "too many sessions, try again later")

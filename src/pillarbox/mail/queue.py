@@ -257,8 +257,10 @@ class Mover:
                         return
                     progress = True
                     self._start(destination, destination.waiting.popleft())
-                elif not destination.waiting and not destination.active and not destination.failures:
-                    del self._destinations[destination.name]
+                elif not destination.waiting and not destination.active:
+                    destination.targets.clear()
+                    if not destination.failures:
+                        del self._destinations[destination.name]
 
     def _limit(self, destination: _Destination) -> int:
         return 1 if destination.is_dead else self._queue.per_destination
