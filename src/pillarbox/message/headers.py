@@ -105,11 +105,9 @@ def parse_fields(octets: bytes, start: int, end: int, defects: set[Defect], limi
         if len(value) > field_octets:
             value = value[:field_octets]
             defects.add(Defect.FIELD_TOO_LARGE)
-        if b"\n" in value:
-            if _BLANK_CONTINUATION.search(line):
-                defects.add(Defect.BLANK_CONTINUATION)
-            value = value.replace(b"\r\n", b"").replace(b"\n", b"")
         if name not in values:
+            if b"\n" in value:
+                value = value.replace(b"\r\n", b"").replace(b"\n", b"")
             values[name] = value.strip(b" \t\r")
     return Header(start, lines, names, values)
 
@@ -123,6 +121,10 @@ def _note_odd_octets(block: bytes, defects: set[Defect]) -> None:
         defects.add(Defect.BARE_CR)
     if block[:1] in (b" ", b"\t"):
         defects.add(Defect.LEADING_CONTINUATION)
+    # Only a header with white space before a line end can have a line of nothing else.
+    unusual = Defect.BARE_LF in defects or block[-1:] != b"\n"
+    if (unusual or b" \r\n" in block or b"\t\r\n" in block) and _BLANK_CONTINUATION.search(block):
+        defects.add(Defect.BLANK_CONTINUATION)
     if not block.isascii():
         try:
             block.decode("utf-8")
