@@ -137,7 +137,8 @@ class Renderer:
             line["proc"] = self._process
         trouble = event.pop("exc_info", None)
         for key, value in event.items():
-            line[key if len(key) <= MAX_KEY_CHARACTERS else key[:MAX_KEY_CHARACTERS]] = _field(key, value)
+            name = key if key.isidentifier() and len(key) <= MAX_KEY_CHARACTERS else _clean(key)[:MAX_KEY_CHARACTERS]
+            line[name if name not in line else name + "_"] = _field(key, value)
         if trouble:
             line["trouble"] = _traceback(trouble)
         return self._format(line)
@@ -232,7 +233,7 @@ def _as_text(line: dict[str, Any]) -> bytes:
     parts = [at[11:19], f"{level:<7}", event]
     for key, value in line.items():
         text = str(value)
-        parts.append(f"{_clean(key)}={text}" if text and " " not in text else f'{_clean(key)}="{text}"')
+        parts.append(f"{key}={text}" if text and " " not in text else f'{key}="{text}"')
     octets = " ".join(parts).encode()
     if len(octets) >= MAX_LINE_OCTETS:
         octets = octets[: MAX_LINE_OCTETS - 4].decode("utf-8", "ignore").encode() + "…".encode()

@@ -156,7 +156,8 @@ def drop_root(uid: int, gid: int, name: str) -> None:
 def harden() -> None:
     """No core dumps with secrets in them, nothing to read for other processes of the same user; many open files."""
     _prctl(_PR_SET_DUMPABLE, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def raise_file_limit() -> int:
