@@ -155,7 +155,8 @@ def test_messages_expunged_elsewhere_answer_err_and_new_ones_wait(run: Run, tmp_
             client = await world.client()
             assert await client.ask("RETR 1") == MAIL[0]
             assert await client.ask("RETR 2") == MAIL[1]  # 3 and 4 have been read ahead
-            world.mailboxes.expunge_elsewhere(3)
+            world.mailboxes.expunge_elsewhere(3)  # and the signal is lost
+            world.clock.advance(0.1)
             world.mailboxes.messages[8] = b"new"
             assert await client.say("RETR 3") == "-ERR message expunged meanwhile"
             assert await client.say("TOP 3 0") == "-ERR message expunged meanwhile"

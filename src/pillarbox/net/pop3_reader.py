@@ -16,6 +16,9 @@ from pillarbox.store.api import Email, Mailboxes
 MAX_AHEAD: Final = 32
 """Messages read ahead for a client that does not pipeline; the store's slices (256 KiB) bound their octets."""
 
+FRESH_S: Final = 0.05
+"""How long what was found out of others' doings is relied on (signals, which come sooner, may be lost)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -29,7 +32,18 @@ class Found:
 class Reader:
     """The mailbox of one session."""
 
-    __slots__ = ("_account", "_ahead", "_mailbox", "_mailboxes", "_maildrop", "_modseq", "_next", "_window", "is_stale")
+    __slots__ = (
+        "_account",
+        "_ahead",
+        "_checked_s",
+        "_last",
+        "_mailbox",
+        "_mailboxes",
+        "_maildrop",
+        "_modseq",
+        "_window",
+        "is_stale",
+    )
 
     def __init__(self, mailboxes: Mailboxes, account: AccountId, mailbox: int, maildrop: Maildrop, modseq: int) -> None:
         """`modseq`: the account's, from before the maildrop was loaded."""
@@ -38,8 +52,9 @@ class Reader:
         self._mailbox = mailbox
         self._maildrop = maildrop
         self._modseq = modseq
+        self._checked_s = 0.0
         self._ahead: dict[int, Found] = {}
-        self._next = -1
+        self._last = -2
         self._window = 1
         self.is_stale = False
         """The account may have changed: `refresh` before anything is answered."""
@@ -52,9 +67,13 @@ class Reader:
         """Drop what was read ahead."""
         self._ahead.clear()
 
-    async def refresh(self) -> None:
+    def is_fresh(self, now_s: float) -> bool:
+        """True if it was looked up a moment ago what others do, and no signal has come since."""
+        return not self.is_stale and now_s - self._checked_s < FRESH_S
+
+    async def refresh(self, now_s: float) -> None:
         """Find out what others expunged. Raises Trouble, NoSuchAccount, NoSuchMailbox."""
-        self.is_stale = False
+        self.is_stale, self._checked_s = False, now_s
         modseq = await self._mailboxes.modseq(self._account)
         if modseq == self._modseq:
             return
@@ -63,19 +82,25 @@ class Reader:
         self._maildrop.expunged(changes.expunged)
         self._modseq = modseq
 
-    async def find(self, index: int, upcoming: list[int]) -> Found | None:
-        """The message of this index, or None if it was expunged. `upcoming`: indices that will be asked for next."""
-        uid = self._maildrop.uid(index)
+    def take(self, index: int, uid: int) -> Found | None:
+        """The message, if it has been read ahead."""
         found = self._ahead.pop(uid, None)
-        if found is None and self._maildrop.find(index + 1) is not None:
+        if found is not None:
+            self._last = index
+        return found
+
+    async def find(self, index: int, uid: int, upcoming: list[int]) -> Found | None:
+        """The message, or None if it was expunged. `upcoming`: indices that will be asked for next."""
+        found = None
+        if self._maildrop.find(index + 1) is not None:
             await self._read(index, uid, upcoming)
             found = self._ahead.pop(uid, None)
-            if found is None and len(self._ahead):  # a slice that ended before it
+            if found is None and self._ahead:  # a slice that ended before it
                 await self._read_slice(UidSet.of((uid,)))
                 found = self._ahead.pop(uid, None)
-        self._next = index + 1
         if found is None:
             self._maildrop.expunged(UidSet.of((uid,)))
+        self._last = index
         return found
 
     async def open(self, email: int) -> Email:
@@ -90,7 +115,7 @@ class Reader:
         if upcoming:
             uids = [uid, *(self._maildrop.uid(i) for i in upcoming)]
         else:
-            self._window = min(2 * self._window, MAX_AHEAD) if index == self._next else 1
+            self._window = min(2 * self._window, MAX_AHEAD) if index == self._last + 1 else 1
             uids = [uid, *self._maildrop.uids(index, self._window)]
         await self._read_slice(UidSet.of(set(uids)))
 

@@ -49,6 +49,8 @@ FLUSH_OCTETS: Final = 64 * 1024
 INPUT_OCTETS: Final = 64 * 1024
 """Commands of a client that wait for their turn; then nothing more is read."""
 PIECE_OCTETS: Final = 64 * 1024
+UPCOMING: Final = 64
+"""Messages read together for a client that pipelines."""
 READ_AHEAD_S: Final = 5.0
 """How long messages read ahead are kept for a client that says nothing."""
 WRONG: Final = Status(5, 7, 8)
@@ -251,11 +253,16 @@ class Pop3Session(asyncio.Protocol):
         if self._writable or (self._reader and self._reader.is_stale):
             self._begin(None)
             return
+        now_s = self._active_s
         while event := self._core.next_event():
-            if not isinstance(event, Say) or self._out_octets >= FLUSH_OCTETS:
+            if self._out_octets >= FLUSH_OCTETS:
                 self._begin(event)
                 return
-            self._write(event.octets)
+            if isinstance(event, Say):
+                self._write(event.octets)
+            elif not (isinstance(event, Retrieve) and self._serve(event, now_s)):
+                self._begin(event)
+                return
         self._flush()
 
     def _begin(self, event: Event | None) -> None:
@@ -269,16 +276,21 @@ class Pop3Session(asyncio.Protocol):
         """Do what `event` says and all that follows it."""
         try:
             await self._drain()
-            if self._reader:
-                await self._reader.refresh()
             if event is None and self._core:
+                await self._refresh()
                 event = self._core.next_event()
             while event is not None and not self._lost:
-                await self._do(event)
+                if not isinstance(event, Retrieve):
+                    await self._do(event)
+                elif not self._serve(event, self._active_s):
+                    await self._refresh()
+                    await self._retrieve(event)
+                elif self._out_octets >= FLUSH_OCTETS:
+                    await self._drain()
                 if self._closing_s >= 0 or self._retiring or self._core is None:
                     break
                 if self._reader and self._reader.is_stale:
-                    await self._reader.refresh()
+                    await self._refresh()
                 event = self._core.next_event()
         except asyncio.CancelledError:
             if not self._lost:
@@ -322,8 +334,6 @@ class Pop3Session(asyncio.Protocol):
                 for piece in pieces:
                     self._write(piece)
                     await self._drain()
-            case Retrieve():
-                await self._retrieve(event)
             case Login(username, password):
                 self._flush()
                 await self._log_in(lambda: self._service.logins.password(self._session, username, password))
@@ -437,19 +447,42 @@ class Pop3Session(asyncio.Protocol):
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
+    async def _refresh(self) -> None:
+        """Find out what others did to the mailbox, unless that was done a moment ago."""
+        self._active_s = self._service.clock.monotonic()
+        if self._reader and not self._reader.is_fresh(self._active_s):
+            await self._reader.refresh(self._active_s)
+
+    def _serve(self, event: Retrieve, now_s: float) -> bool:
+        """Send a message that has been read ahead, if there is one and nothing has changed; says if it did."""
+        assert self._reader and self._core
+        if not self._reader.is_fresh(now_s):
+            return False
+        found = self._reader.take(event.index, event.uid)
+        if found is None or found.data is None:
+            return False
+        self._send(event, found.prefix + found.data)
+        return True
+
+    def _send(self, event: Retrieve, octets: bytes) -> None:
+        assert self._core
+        self._write(event.opening)
+        self._write(stuffed(octets if event.lines is None else top(octets, event.lines)))
+        self._core.retrieved()
+
     async def _retrieve(self, event: Retrieve) -> None:
+        """Read a message, others with it, and send it."""
         assert self._reader and self._core
         try:
-            found = await self._reader.find(event.index, self._core.upcoming(64))
+            found = self._reader.take(event.index, event.uid)
+            if found is None:
+                found = await self._reader.find(event.index, event.uid, self._core.upcoming(UPCOMING))
             if self._core is None:
                 return
             if found is None:
                 self._write(self._core.refuse("", "message expunged meanwhile"))
             elif found.data is not None:
-                octets = found.prefix + found.data
-                self._write(event.opening)
-                self._write(stuffed(octets if event.lines is None else top(octets, event.lines)))
-                self._core.retrieved()
+                self._send(event, found.prefix + found.data)
             else:
                 await self._stream(event, found)
         except NoSuchMessage:

@@ -88,7 +88,7 @@ def test_case_052_what_is_slipped_in_after_stls_is_never_obeyed() -> None:
 def test_messages_asked_for_next_are_known() -> None:
     desk = Desk()
     desk.receive(LOGIN)
-    desk.core.receive(b"RETR 3\r\ntop 1 0\r\nRETR 9\r\nRETR 2 \nNOOP\r\nRETR 1\r\n")
+    desk.core.receive(b"RETR 3\r\ntop 1 0\r\nRETR 9\r\nRETR 2\nNOOP\r\nRETR 1\r\n")
     assert desk.core.upcoming(9) == [2, 0, 1]
     assert desk.core.upcoming(1) == [2]
 

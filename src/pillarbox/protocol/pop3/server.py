@@ -51,7 +51,8 @@ LANGUAGES: Final = {"en": "English", "i-default": "Default language"}
 
 _NUMBER: Final = re.compile(rb"[0-9]{1,10}")
 _TWO_NUMBERS: Final = re.compile(rb"([0-9]{1,10}) +([0-9]{1,10})")
-_AHEAD: Final = re.compile(rb"(?:RETR|TOP) ([0-9]{1,10})(?: [0-9]{1,10})? {0,3}\r?\n", re.IGNORECASE)
+_RETRIEVE: Final = re.compile(rb"(?:RETR|TOP) ([0-9]{1,10})(?: ([0-9]{1,10}))?\r?\n", re.IGNORECASE)
+"""What most lines are, as most clients write them."""
 _HTTP: Final = frozenset((b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS"))
 
 _GONE: Final = b"-ERR message expunged meanwhile\r\n"
@@ -136,6 +137,8 @@ class Pop3Server:
             event = self._queued.popleft()
         elif self._pending is not None or self.state in (State.SECURING, State.UPDATE):
             return None
+        elif retrieve := self._take_retrieve():
+            event = retrieve
         else:
             line = self._take_line()
             if line is None:
@@ -153,7 +156,7 @@ class Pop3Server:
         something else. Only a hint, for reading many at once."""
         found: list[int] = []
         position = self._position
-        while self._maildrop and len(found) < limit and (match := _AHEAD.match(self._buffer, position)):
+        while self._maildrop and len(found) < limit and (match := _RETRIEVE.match(self._buffer, position)):
             index = self._maildrop.find(int(match[1]))
             if index is not None:
                 found.append(index)
@@ -207,6 +210,23 @@ class Pop3Server:
         return b"+OK bye\r\n" if ok else b"-ERR [SYS/TEMP] deleted messages were not removed\r\n"
 
     # --- lines -------------------------------------------------------------------------------------------------------
+
+    def _take_retrieve(self) -> Retrieve | None:
+        """The short way for RETR and TOP of a message that is here; all else goes the long way."""
+        maildrop = self._maildrop
+        if maildrop is None or self._discarding or not (match := _RETRIEVE.match(self._buffer, self._position)):
+            return None
+        index = maildrop.find(int(match[1]))
+        is_top = self._buffer[self._position] in b"Tt"
+        if index is None or is_top != (match[2] is not None):
+            return None
+        self._position = match.end()
+        return self._message(index, int(match[2]) if is_top else None)
+
+    def _message(self, index: int, lines: int | None) -> Retrieve:
+        assert self._maildrop
+        opening = b"+OK %d octets\r\n" % self._maildrop.size(index) if lines is None else b"+OK\r\n"
+        return Retrieve(index, self._maildrop.uid(index), opening, lines)
 
     def _take_line(self) -> bytes | Event | None:
         """A line without its end, what to say to one that is too long, or None."""
@@ -419,7 +439,7 @@ class Pop3Server:
         index = self._index(argument)
         if index is None:
             return self._no_message(argument)
-        return Retrieve(index, self._maildrop.uid(index), b"+OK %d octets\r\n" % self._maildrop.size(index))
+        return self._message(index, None)
 
     def _top(self, argument: bytes) -> Event:
         assert self._maildrop
@@ -429,7 +449,7 @@ class Pop3Server:
         index = self._index(match[1])
         if index is None:
             return self._no_message(match[1])
-        return Retrieve(index, self._maildrop.uid(index), b"+OK\r\n", int(match[2]))
+        return self._message(index, int(match[2]))
 
     def _dele(self, argument: bytes) -> Event:
         assert self._maildrop
