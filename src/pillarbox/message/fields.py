@@ -81,6 +81,7 @@ _TOKEN: Final = re.compile(
     rb'([ \t\r\n]+)|([^ \t\r\n"(),:;<>@\[\\\].]+)|"([^"\\]*(?:\\.[^"\\]*)*)"?|(\[[^\]\\]*(?:\\.[^\]\\]*)*\]?)|(.)',
     re.DOTALL,
 )
+_SEPARATORS: Final = (b".", b"@", b",", b":")
 _QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
 _COMMENT_TEXT: Final = re.compile(rb"[^()\\]+")
 _MESSAGE_ID: Final = re.compile(rb"<([^<>]*)>")
@@ -122,7 +123,6 @@ class _Parser:
     def reset(self) -> None:
         """Begin the next mailbox."""
         self.words: list[bytes] = []  # unquoted; single spaces and dots as they stand between them
-        self.quoted = False
         self.comment: bytes | None = None
         self.angle: list[bytes] | None = None  # what stood in <…>
         self.at = -1  # index in the words (or the angle) after the last @
@@ -142,7 +142,8 @@ class _Parser:
             elif atom is not None:
                 self.word(atom)
             elif quoted is not None:
-                self.quoted = True
+                if match.end() == match.end(3):  # the closing quote is missing
+                    self.defects.add(Defect.BAD_ADDRESS)
                 self.word(_QUOTED_PAIR.sub(rb"\1", quoted) if b"\\" in quoted else quoted)
             elif literal is not None:
                 self.word(literal)
@@ -273,7 +274,13 @@ class _Parser:
         self.reset()
 
     def split(self, words: list[bytes]) -> tuple[bytes, bytes]:
-        """Local part and domain of an addr-spec's tokens; the last @ divides."""
+        """Local part and domain of an addr-spec's tokens; the last @ divides. Two words in a row are a mistake."""
+        before = b"."
+        for word in words:
+            if word not in _SEPARATORS and before not in _SEPARATORS:
+                self.defects.add(Defect.BAD_ADDRESS)
+                break
+            before = word
         if self.at < 0:
             self.defects.add(Defect.BAD_ADDRESS)
             return b"".join(words), b""

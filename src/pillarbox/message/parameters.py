@@ -47,7 +47,7 @@ class ParameterField:
 _PARAMETER: Final = re.compile(rb';[;\s]*([^\s;="]+)\s*=\s*(?:"([^"\\]*(?:\\.[^"\\]*)*)"?|([^;\s]*))|;', re.DOTALL)
 _QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
 _PIECE: Final = re.compile(rb"([^*]+)\*([0-9]{1,4})(\*?)")
-_SKIP: Final = re.compile(rb'[^"()\\]+')
+_LEXEME: Final = re.compile(rb'[^"()\\]+|\\.?|["()]', re.DOTALL)
 
 
 def parse_parameters(value: bytes) -> ParameterField:
@@ -133,24 +133,15 @@ def decode_extended(value: bytes) -> str:
 def without_comments(value: bytes) -> bytes:
     """Replace each comment outside of quoted strings by a space; an open one reaches to the end. RFC 5322 §3.2.2."""
     kept: list[bytes] = []
-    position, depth, quoted, size = 0, 0, False, len(value)
-    while position < size:
-        char = value[position : position + 1]
-        if char == b"\\":
-            piece = value[position : position + 2]
-        elif char == b'"' and depth == 0:
-            piece, quoted = char, not quoted
-        elif char == b"(" and not quoted:
+    depth, quoted = 0, False
+    for match in _LEXEME.finditer(value):
+        piece = match[0]
+        if piece == b"(" and not quoted:
             depth += 1
-            piece = b" "
-        elif char == b")" and depth:
+            kept.append(b" ")
+        elif piece == b")" and depth:
             depth -= 1
-            position += 1
-            continue
-        else:
-            match = _SKIP.match(value, position)
-            piece = match[0] if match else char
-        if depth == 0 or (depth == 1 and char == b"(" and piece == b" "):
+        elif depth == 0:
+            quoted ^= piece == b'"'
             kept.append(piece)
-        position += 1 if char == b"(" else len(piece)
     return b"".join(kept)
