@@ -176,8 +176,9 @@ class OutboundWire:
     async def _secure(self, connection: _Connection, hop: Hop) -> None:
         """STARTTLS. Raises _HandshakeFailed."""
         try:
-            await connection.line.start_tls(self._context(hop.tls == "verify"), hop.host, HANDSHAKE_S)
-        except (OSError, TimeoutError) as error:
+            host = hop.address if hop.host.startswith("[") else hop.host
+            await connection.line.start_tls(self._context(hop.tls == "verify"), host, HANDSHAKE_S)
+        except (OSError, TimeoutError, ValueError) as error:  # ValueError: no such host name can be sent
             self._log.info("tls failed", hop=_name(hop), error=str(error)[:200])
             if self._metrics is not None:
                 count(self._metrics, "outbound_tls_failed")

@@ -12,8 +12,10 @@ import asyncio
 import base64
 import os
 import ssl
+import types
+from collections.abc import Coroutine, Generator
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from pillarbox.mail.desk import Desk, Gate, Logins, Session, Transaction
 from pillarbox.mail.metrics import Log, Metrics, count
@@ -70,7 +72,7 @@ _WRONG: Final = Status(5, 7, 8)
 _TIMEOUT: Final = Reply(421, Status(4, 4, 2), "timeout, closing")
 _TOO_SLOW: Final = Reply(421, Status(4, 4, 2), "too slow, closing")
 _STOPPING: Final = Reply(421, Status(4, 3, 2), "going down, try again later")
-_NO_MEMORY: Final = Reply(421, Status(4, 3, 0), "trouble on our side, try again later")
+_OUR_TROUBLE: Final = Reply(421, Status(4, 3, 0), "trouble on our side, try again later")
 _STAGES: Final = {Auth: Stage.AUTH, Mail: Stage.MAIL, Rcpt: Stage.RCPT, Data: Stage.DATA, ContentEnd: Stage.CONTENT}
 
 
@@ -157,6 +159,7 @@ class SmtpConnection(asyncio.Protocol):
         "_is_polite",
         "_is_reading",
         "_is_securing",
+        "_is_working",
         "_loop",
         "_message_since_s",
         "_out",
@@ -185,7 +188,7 @@ class SmtpConnection(asyncio.Protocol):
         self._scram_user: tuple[str, Account | None] | None = None
         self._secured = bytearray()
         self._is_securing = self._is_accepting = self._is_admitted = self._is_closing = self._is_paused = False
-        self._is_polite = self._has_eof = False
+        self._is_polite = self._has_eof = self._is_working = False
         self._is_reading = True
         self._undrained = 0
         self._content_octets = 0
@@ -205,6 +208,8 @@ class SmtpConnection(asyncio.Protocol):
             _host(transport.get_extra_info("peername")),
             _host(transport.get_extra_info("sockname")),
         )
+        if service.limits.write_buffer_octets != 65536:  # what the loop does by itself
+            transport.set_write_buffer_limits(high=service.limits.write_buffer_octets)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             session.tls = describe(tls)
@@ -241,17 +246,17 @@ class SmtpConnection(asyncio.Protocol):
         try:
             self._smtp.receive(data)
             self._content_octets += len(data)
-            if self._task is None:
+            if not self._is_working:
                 self._work()
             elif self._smtp.buffered > READ_AHEAD_OCTETS:
                 self._stop_reading()
         except MemoryError:
-            self.end(_NO_MEMORY)
+            self.end(_OUR_TROUBLE)
 
     def eof_received(self) -> bool:
         """A client that closes its half still gets the answers to what it said, but nothing is waited for."""
         self._has_eof = True
-        return self._task is not None
+        return self._is_working
 
     def pause_writing(self) -> None:
         self._is_paused = True
@@ -259,7 +264,7 @@ class SmtpConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_paused = False
-        if self._task is None and self._transport is not None:
+        if not self._is_working and self._transport is not None:
             self._work()
 
     # --- the conversation -----------------------------------------------------------------------------------------
@@ -269,11 +274,22 @@ class SmtpConnection(asyncio.Protocol):
         smtp = self._smtp
         while not self._is_paused and (event := smtp.next_event()) is not None:
             if smtp.is_slow or self._undrained > DRAIN_OCTETS or not self._answer_now(event):
-                self._task = self._loop.create_task(self._converse(event))
+                self._start(self._converse(event))
                 return
             if len(self._out) > FLUSH_OCTETS:
                 self._flush()
         self._flush()
+
+    def _start(self, work: Coroutine[Any, None, None]) -> None:
+        """Run it as far as it goes without waiting; only if it must wait it becomes a task. Most answers of the desk
+        come from memory, and a task costs as much as the rest of a command. (So a desk may not ask for the current
+        task before it first waits, as `asyncio.timeout` does.)"""
+        self._is_working = True
+        try:
+            waits_for = work.send(None)
+        except StopIteration:
+            return
+        self._task = self._loop.create_task(_go_on(work, waits_for))
 
     async def _converse(self, event: Event | None) -> None:
         """Answer this event and what follows it, waiting where that is needed."""
@@ -293,9 +309,13 @@ class SmtpConnection(asyncio.Protocol):
                     self._flush()
                 event = smtp.next_event() if not self._is_paused else None
         except MemoryError:
-            self.end(_NO_MEMORY)
+            self.end(_OUR_TROUBLE)
+        except Exception:
+            self._service.log.error("unforeseen", peer=self.session.peer, exc_info=True)
+            self.end(_OUR_TROUBLE)
         finally:
             self._task = None
+            self._is_working = False
         self._flush()
 
     def _answer_now(self, event: Event) -> bool:
@@ -520,7 +540,7 @@ class SmtpConnection(asyncio.Protocol):
         if transport.get_write_buffer_size() or self._is_closing:
             if now_s - self._written_s >= limits.write_stall_s:  # it does not read (case 85), or lingers
                 transport.abort()
-        elif self._task is not None:
+        elif self._is_working:
             return
         elif self._smtp.is_in_content:
             elapsed_s = now_s - self._content_since_s
@@ -538,7 +558,7 @@ class SmtpConnection(asyncio.Protocol):
 
     def stop(self) -> None:
         """The server is going down: end, unless a message is on its way."""
-        if self._task is None and not self._smtp.is_in_content:
+        if not self._is_working and not self._smtp.is_in_content:
             self.end(_STOPPING)
 
     def end(self, reply: Reply) -> None:
@@ -560,9 +580,9 @@ class SmtpConnection(asyncio.Protocol):
             self.check_at_s = now_s + SWEEP_S
         if smtp.is_over:
             self._close(transport)
-        elif self._service.is_stopping and self._task is None and not smtp.is_in_content:
+        elif self._service.is_stopping and not self._is_working and not smtp.is_in_content:
             self.end(_STOPPING)
-        elif self._has_eof and self._task is None:
+        elif self._has_eof and not self._is_working:
             transport.close()
         elif not self._is_reading and not self._is_paused:
             self._is_reading = True
@@ -601,6 +621,22 @@ class SmtpConnection(asyncio.Protocol):
             protocol=session.protocol,
             helo=session.helo,
         )
+
+
+@types.coroutine
+def _go_on(work: Coroutine[Any, None, None], waits_for: Any) -> Generator[Any, None, None]:
+    """The rest of a coroutine that was started by hand and is waiting for this future."""
+    error: BaseException | None = None
+    while True:
+        try:
+            yield waits_for
+        except BaseException as raised:  # cancellation goes to where the coroutine waits
+            error = raised
+        try:
+            waits_for = work.send(None) if error is None else work.throw(error)
+        except StopIteration:
+            return
+        error = None
 
 
 def _host(name: object) -> str:

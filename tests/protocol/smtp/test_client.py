@@ -321,7 +321,7 @@ def test_dsn_parameters_travel_where_dsn_is_offered() -> None:
     assert said[1].recipient == mail.recipients[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(octets=st.lists(st.sampled_from([b"220 a\r\n", b"250-PIPELINING\r\n", b"250 CHUNKING\r\n", b"354 x\r\n", b"\r\n",
     b"550 5.1.1 x\r\n", b"250 x\r\n", b"421 x\r\n", b"334 AAAA\r\n", b"x", b"250", b"-"]), max_size=20).map(b"".join),
     cuts=st.lists(st.integers(1, 9), max_size=20))  # fmt: skip

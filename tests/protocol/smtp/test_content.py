@@ -99,7 +99,7 @@ def test_content_lines_may_have_64_kib_and_no_more() -> None:
     assert end.refusal is not None and end.refusal.encode().startswith(b"554 5.6.0")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(lines=st.lists(st.integers(0, 30), max_size=20), cuts=st.lists(st.integers(1, 40), max_size=30))
 def test_line_lengths_are_measured_right_however_the_octets_are_cut(lines: list[int], cuts: list[int]) -> None:
     """The limit counts the octets of a line without its CRLF."""
@@ -123,7 +123,7 @@ def test_case_065_content_without_end_is_cut_off_at_twice_the_limit() -> None:
     assert talk.smtp.buffered == 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pieces=st.lists(st.sampled_from([b".", b"\r\n", b"\r", b"\n", b"a", b"\0", b"..", b"\r\n.\r\n"]), max_size=30))
 def test_case_049_what_is_written_is_read_as_one_message(pieces: list[bytes]) -> None:
     """Whatever a queued text holds, it goes out with CRLF and doubled dots, and a server sees one message."""
@@ -175,7 +175,7 @@ MESSAGE = st.lists(st.sampled_from([b"a\r\n", b"..\r\n", b".\r", b"\n", b"\r", b
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(before=SCRIPT, message=MESSAGE, after=SCRIPT, cuts=st.lists(st.integers(1, 60), max_size=60), mode=st.booleans())
 def test_the_story_is_the_same_however_the_octets_are_cut(
     before: list[bytes], message: bytes, after: list[bytes], cuts: list[int], mode: bool

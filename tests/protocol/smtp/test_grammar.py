@@ -172,7 +172,7 @@ def test_dsn_parameters_of_rcpt() -> None:
     assert said == Recipient(Address("a", "x.example"), "rfc822;Bob@home@x.example", frozenset({"SUCCESS", "FAILURE"}))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(argument=st.binary(max_size=300) | st.text(max_size=80).map(str.encode))
 def test_nothing_but_mistaken_is_raised(argument: bytes) -> None:
     for parse in (
@@ -189,7 +189,7 @@ def test_nothing_but_mistaken_is_raised(argument: bytes) -> None:
 LOCAL = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=16)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(local=LOCAL)
 def test_an_address_reads_as_it_was_written(local: str) -> None:
     address = Address(local, "us.example")
@@ -198,7 +198,7 @@ def test_an_address_reads_as_it_was_written(local: str) -> None:
     assert parse_mail(b"FROM:" + path + b" SMTPUTF8", LIMIT).envelope.reverse_path == address
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=30))
 def test_xtext_reads_as_it_was_written(text: str) -> None:
     said = parse_mail(f"FROM:<> ENVID={encode_xtext(text)}".encode(), LIMIT)
@@ -207,7 +207,7 @@ def test_xtext_reads_as_it_was_written(text: str) -> None:
     assert orcpt == f"rfc822;{text}"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     text=st.text(
         st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp", "Cf", "Co", "Cn"]), min_size=1, max_size=20

@@ -83,6 +83,7 @@ from pillarbox.protocol.smtp.rules import (
 _NOT_SMTP_LINE: Final = re.compile(
     rb"(?:GET|POST|PUT|HEAD|CONNECT|OPTIONS|DELETE|PATCH|TRACE)\s|[A-Za-z][A-Za-z0-9-]*:(?:\s|\Z)", re.IGNORECASE
 )
+_PRINTABLE: Final = re.compile(rb"[\x20-\x7e]*")
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _ORDERED: Final = frozenset({b"MAIL", b"RCPT", b"AUTH", b"STARTTLS"})
 _MAY_BE_UTF8: Final = frozenset({b"MAIL", b"RCPT"})
@@ -323,7 +324,7 @@ class SmtpServer:
         handler = _HANDLERS.get(verb)
         if handler is None:
             return self._strange_command(line, verb)
-        if _CONTROL.search(line) or not (verb in _MAY_BE_UTF8 or line.isascii()):
+        if not _PRINTABLE.fullmatch(line) and (verb not in _MAY_BE_UTF8 or _CONTROL.search(line)):
             return Answered(SYNTAX)
         target = MOVES.get((self._state, verb))
         if target is not None:
