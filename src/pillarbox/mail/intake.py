@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from pillarbox.mail.content import IncomingContent
 from pillarbox.mail.deliver import LocalDelivery
 from pillarbox.mail.desk import DnsTrouble, Resolver, Session, Transaction
 from pillarbox.mail.entropy import Entropy
@@ -199,14 +198,17 @@ class MailDesk:
     # --- the message -----------------------------------------------------------------------------------------------
 
     def content(self, session: Session, transaction: Transaction) -> ContentWriter:
-        """Where the octets go."""
-        return IncomingContent(self._store.blobs.writer(), self._limits)
+        """Where the octets go. Their line ends, and the lengths of lines, are the business of the SMTP core."""
+        return self._store.blobs.writer()
 
     async def accept(
         self, session: Session, transaction: Transaction, content: ContentWriter
     ) -> tuple[str, list[Outcome]]:
-        """Make the message ours: when this returned it is durable. Raises Refused (5.5.2, 5.6.0, 5.3.4, 5.4.6, 5.7.1),
+        """Make the message ours: when this returned it is durable. Raises Refused (5.6.0, 5.3.4, 5.4.6, 5.7.1),
         Trouble."""
+        if content.size > self._limits.message_octets:
+            content.abort()
+            raise Refused(Status(5, 3, 4), "message-size", "the message is too large")
         await self._local.room()
         stored = await content.finish()
         now_s = self._clock.now()
