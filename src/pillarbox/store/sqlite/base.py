@@ -13,7 +13,7 @@ from pillarbox.store.sqlite.files import Db, as_trouble, open_file
 from pillarbox.store.sqlite.lanes import Done, Lane, LanePool
 from pillarbox.store.sqlite.migrate import Schema, migrate
 from pillarbox.store.sqlite.turns import Turns
-from pillarbox.store.sqlite.writer import Task, Verb, Writer
+from pillarbox.store.sqlite.writer import Batch, Task, Verb, Writer
 
 LOG_PAGES: Final = 4096
 """16 MiB: the writer folds the log back beyond this (a reused page is written once, however often it changed)."""
@@ -33,6 +33,7 @@ class Database:
         *,
         changed: Callable[[], None] | None = None,
         failed: Callable[[BaseException], None] | None = None,
+        batch: Batch | None = None,
     ) -> None:
         self.path = path
         self._schema = schema
@@ -40,7 +41,9 @@ class Database:
         self._turns = turns
         self._writers = writers
         self._readers = readers
-        self.writer = Writer(path.name, slot, turns, self._open, changed=changed, failed=failed, log_pages=LOG_PAGES)
+        self.writer = Writer(
+            path.name, slot, turns, self._open, changed=changed, failed=failed, log_pages=LOG_PAGES, batch=batch
+        )
         self._write_lane = Lane(self.writer.run)
         self._fold_lane = Lane(self._fold)
         self._read_lane = Lane(self._read)

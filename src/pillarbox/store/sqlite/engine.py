@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -23,11 +24,13 @@ from pillarbox.store.sqlite.files import create_file, load_checksums
 from pillarbox.store.sqlite.lanes import LanePool, Outbox
 from pillarbox.store.sqlite.messages import Mailboxes
 from pillarbox.store.sqlite.space import make_reserve, release_reserve, space_left
-from pillarbox.store.sqlite.spool import Spool
+from pillarbox.store.sqlite.spool import NewRows, Spool
 from pillarbox.store.sqlite.verify import Verifier
 
 FOLDERS: Final = ("accounts", "blobs", "tmp", "trash", "drop")
 ACCOUNT_THREADS: Final = 6
+SWITCH_S: Final = 0.0005
+"""A thread that comes back from an fsync waits so long for a busy loop, not Python's 5 ms."""
 
 
 def init_home(home: Path) -> None:
@@ -90,9 +93,10 @@ class SqliteStore:
             clock.now,
             self._failed,
         )
+        rows = NewRows()
         self._spool_file = Database(
             home / "spool.db", migrate.SPOOL, turns.SPOOL, self._turns, self._spool_lanes, self._lanes,
-            changed=tell("spool"), failed=self._failed,
+            changed=tell("spool"), failed=self._failed, batch=rows,
         )  # fmt: skip
         self._directory_file = Database(
             home / "directory.db", migrate.DIRECTORY, turns.DIRECTORY, self._turns, self._lanes, self._lanes,
@@ -101,7 +105,7 @@ class SqliteStore:
         pool = Pool(home)
         self.blobs = pool
         self.mailboxes = Mailboxes(self._accounts, pool, clock, settings.limits.mailboxes)
-        self.spool = Spool(self._spool_file, self._turns, pool, clock, role)
+        self.spool = Spool(self._spool_file, rows, self._turns, pool, clock, role)
         self.directory = Directory(self._directory_file, clock)
         self.keys = Keys(self._directory_file, clock)
         self._cleaner = Cleaner(home, self._accounts, self._spool_file, self.spool, self.keys, pool, clock)
@@ -155,6 +159,8 @@ async def open_store(
     Raises Trouble if it is missing, was written by a newer program, or is not as docs/store.md wants it.
     """
     load_checksums()
+    if sys.getswitchinterval() > SWITCH_S:
+        sys.setswitchinterval(SWITCH_S)
     if not (home / "spool.db").exists() or not (home / "directory.db").exists():
         raise Trouble(f"{home} is no home of pillarbox (or half of one); `pillarbox init` makes it")
     store = SqliteStore(home, signals, settings, clock, role)

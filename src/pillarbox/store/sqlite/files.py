@@ -23,6 +23,7 @@ VFS: Final = "cksmvfs"
 RESERVED_OCTETS: Final = 8
 BUSY_MS: Final = 5000
 _FULL: Final = 2
+_NO_MMAP: Final = "DEFAULT_MMAP_SIZE=0" in apsw.compile_options
 _loading = threading.Lock()
 _loaded = False
 
@@ -70,12 +71,13 @@ def open_file(path: Path, *, checkpoint_on_close: bool = False, cache_statements
         db.set_busy_timeout(BUSY_MS)
         if not checkpoint_on_close:
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        db.pragma("synchronous", _FULL)
         mode, synchronous = db.pragma("journal_mode"), db.pragma("synchronous")
+        if synchronous != _FULL:
+            db.pragma("synchronous", _FULL)
+            synchronous = db.pragma("synchronous")
         if mode != "wal" or synchronous != _FULL:
             raise Trouble(f"{path}: journal_mode is {mode}, synchronous is {synchronous}; must be wal and {_FULL}")
-        mapped = db.pragma("mmap_size", 0)
-        if mapped:
+        if not _NO_MMAP and db.pragma("mmap_size", 0):
             raise Trouble(f"{path}: mmap cannot be turned off")
         if db.reserve_bytes(None) != RESERVED_OCTETS:
             raise Trouble(f"{path}: its pages have no checksums")

@@ -76,36 +76,25 @@ def check_quota(db: Db, quota_octets: int, more: int) -> None:
 def deliver(db: Db, files: Files, deliveries: Sequence[Delivery], now_s: int) -> list[EmailHeadline | None]:
     """File each delivery whose job is not in `delivered`, and write it there."""
     meta = Meta(db)
-    known = _known_jobs(db, [delivery.job for delivery in deliveries])
     boxes: dict[str, Box] = {}
     filings: list[Filing] = []
-    fresh: list[bytes] = []
     where: list[int] = []
     for i, delivery in enumerate(deliveries):
-        if delivery.job in known:
+        db.execute("INSERT OR IGNORE INTO delivered VALUES(?)", (delivery.job,))
+        if not db.changes():
             continue
-        known.add(delivery.job)
         box = boxes.get(delivery.mailbox)
         if box is None:
             box = boxes[delivery.mailbox] = _target(db, delivery.mailbox, boxes)
         filings.append((box, delivery.email))
-        fresh.append(delivery.job)
         where.append(i)
     answer: list[EmailHeadline | None] = [None] * len(deliveries)
     if not filings:
         return answer
-    db.executemany("INSERT INTO delivered VALUES(?)", [(job,) for job in fresh])
     for i, headline in zip(where, _file(db, files, meta, filings, now_s), strict=True):
         answer[i] = headline
     meta.save()
     return answer
-
-
-def _known_jobs(db: Db, jobs: list[bytes]) -> set[bytes]:
-    rows = db.execute(
-        "SELECT job FROM delivered WHERE job IN (SELECT value FROM carray(?))", (apsw.carray(tuple(jobs)),)
-    )
-    return {job for (job,) in rows}
 
 
 def _target(db: Db, name: str, boxes: dict[str, Box]) -> Box:

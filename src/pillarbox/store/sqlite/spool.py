@@ -30,11 +30,33 @@ _INSERT_JOB: Final = "INSERT INTO job VALUES(?,?,?,?,?,?,?,?,?,?,?)"
 _OURS: Final = "WHERE spool_id=? AND id=? AND holder=? AND token=?"
 
 
+class NewRows:
+    """Rows of the accepts and settles that share a transaction, written together at its end."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[Any, ...]] = []
+        self.jobs: list[tuple[Any, ...]] = []
+        self.events: list[TraceEvent] = []
+
+    def clear(self) -> None:
+        """A transaction begins."""
+        self.messages, self.jobs, self.events = [], [], []
+
+    def write(self, db: Db) -> None:
+        """It is about to be committed."""
+        if self.messages:
+            db.executemany(_INSERT_MESSAGE, self.messages)
+            db.executemany(_INSERT_JOB, self.jobs)
+        if self.events:
+            db.execute("INSERT INTO trace_log(events) VALUES(?)", (pack_events(self.events),))
+
+
 class Spool:
     """Implements `api.Spool` on one database file."""
 
-    def __init__(self, database: Database, turns: Turns, pool: Pool, clock: Clock, role: str) -> None:
+    def __init__(self, database: Database, rows: NewRows, turns: Turns, pool: Pool, clock: Clock, role: str) -> None:
         self._database = database
+        self._rows = rows
         self._turns = turns
         self._pool = pool
         self._clock = clock
@@ -51,7 +73,7 @@ class Spool:
 
         def verb(db: Db) -> list[Claim]:
             claims = self._insert(db, message, jobs, claim)
-            _log(db, events)
+            self._rows.events += events
             return claims
 
         return await self._taking(self._database.write(verb))
@@ -81,17 +103,13 @@ class Spool:
         if message.content.data is None and not self._pool.path(message.content.sha256).exists():
             raise Trouble(f"content {message.content.sha256.hex()} is not in the pool")
         holder = self._live(db) if claim else 0
-        db.execute(_INSERT_MESSAGE, message_row(message))
-        rows, claims = [], []
+        self._rows.messages.append(message_row(message))
+        rows, claims = self._rows.jobs, []
         for job in jobs:
             mine = claim and job.target.kind == "local" and job.state == "queued"
             rows.append(job_row(job, holder if mine else 0, int(mine)))
             if mine:
                 claims.append(Claim(job, message, 1))
-        if len(rows) == 1:
-            db.execute(_INSERT_JOB, rows[0])
-        else:
-            db.executemany(_INSERT_JOB, rows)
         return claims
 
     def _live(self, db: Db) -> int:
@@ -146,7 +164,7 @@ class Spool:
             for message, jobs in reports:
                 self._insert(db, message, jobs, False)
             if len(lost) < len(settlements) or not settlements:
-                _log(db, events)
+                self._rows.events += events
             return lost
 
         lost: list[JobId] = await self._database.write(verb)
@@ -215,7 +233,7 @@ class Spool:
         def verb(db: Db) -> int:
             keys: list[queue.JobKey] = [(job.spool_id, job.id) for job, _ in queue.peek(db, selection)]
             changed = change(db, keys)
-            _log(db, events)
+            self._rows.events += events
             return changed
 
         count: int = await self._database.write(verb, guarded=True)
@@ -255,11 +273,6 @@ class Spool:
 
         found: set[bytes] = await self._database.read(verb)
         return found
-
-
-def _log(db: Db, events: Sequence[TraceEvent]) -> None:
-    if events:
-        db.execute("INSERT INTO trace_log(events) VALUES(?)", (pack_events(events),))
 
 
 def needs(db: Db) -> Callable[[bytes], bool]:

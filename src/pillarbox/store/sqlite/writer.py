@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import apsw
 
@@ -16,6 +16,14 @@ from pillarbox.store.sqlite.turns import Turns
 Verb = Callable[[Db], Any]
 LARGE_LOG_PAGES: Final = 16_384
 """64 MiB: a writer whose log grew so long folds it back itself, should no mover do it."""
+
+
+class Batch(Protocol):
+    """Rows that verbs leave to be written together at the end of their transaction."""
+
+    def clear(self) -> None: ...
+
+    def write(self, db: Db) -> None: ...
 
 
 class Task:
@@ -43,6 +51,7 @@ class Writer:
         changed: Callable[[], None] | None = None,
         failed: Callable[[BaseException], None] | None = None,
         log_pages: int = LARGE_LOG_PAGES,
+        batch: Batch | None = None,
     ) -> None:
         self._what = what
         self._slot = slot
@@ -52,6 +61,7 @@ class Writer:
         self._changed = changed
         self._failed = failed
         self._log_limit = log_pages
+        self._batch = batch
         self._log_pages = 0
         self.db: apsw.Connection | None = None
 
@@ -80,7 +90,11 @@ class Writer:
             before = db.total_changes()
             try:
                 db.execute("BEGIN IMMEDIATE")
+                if self._batch is not None:
+                    self._batch.clear()
                 done = [self._run_one(db, task) for task in tasks]
+                if self._batch is not None:
+                    self._batch.write(db)
                 db.execute("COMMIT")
             except apsw.ConstraintError:
                 db.execute("ROLLBACK")
