@@ -49,13 +49,11 @@ class House:
         """The whole emails of a user, oldest first."""
         account = await self.admin.user(address)
         mailbox = await self.store.mailboxes.status(account.id, "INBOX")
-        _, placements = await self.store.mailboxes.uids(account.id, mailbox.id)
         found = []
         async for part in self.store.mailboxes.fetch(account.id, mailbox.id, ALL):
             for email in part.placements.emails:
                 opened = await self.store.mailboxes.open(account.id, email)
                 found.append(await opened.read())
-        assert len(found) == len(placements)
         return found
 
 
