@@ -9,7 +9,6 @@ from typing import Final
 from pillarbox.message.fields import ANGLE, BARE, AddressList, parse_addresses
 
 _QUOTABLE: Final = re.compile(rb"[\t -~]*")
-_ORDER: Final = (b"reply-to", b"to", b"cc", b"bcc")
 
 
 def format_nstring(value: bytes | None) -> bytes:
@@ -88,17 +87,17 @@ def format_envelope(values: dict[bytes, bytes]) -> bytes:
     """
     get = values.get
     sender = format_addresses(get(b"from"))
-    reply_to, to, cc, bcc = (format_addresses(get(name)) for name in _ORDER)
     own_sender = format_addresses(get(b"sender"))
+    reply_to = format_addresses(get(b"reply-to"))
     return b"(%b %b %b %b %b %b %b %b %b %b)" % (
         format_nstring(get(b"date")),
         format_nstring(get(b"subject")),
         sender,
         sender if own_sender == b"NIL" else own_sender,
         sender if reply_to == b"NIL" else reply_to,
-        to,
-        cc,
-        bcc,
+        format_addresses(get(b"to")),
+        format_addresses(get(b"cc")),
+        format_addresses(get(b"bcc")),
         format_nstring(get(b"in-reply-to")),
         format_nstring(get(b"message-id")),
     )
