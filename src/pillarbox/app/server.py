@@ -7,6 +7,7 @@ home are closed to others (CASES 230); no other server holds the home; every dat
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import pwd
@@ -14,6 +15,7 @@ import socket
 import stat
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -47,6 +49,9 @@ from pillarbox.net.supervisor import (
 from pillarbox.net.tls import ServerTls, ensure_self_signed
 from pillarbox.store.sqlite.engine import init_home, open_store
 
+PRELOADED: Final = ("uvloop", "importlib.readers", "encodings.idna", "encodings.ascii")
+"""Modules that processes would load later: loaded here they are shared, and found even where the user whom we become
+cannot read Python's folder."""
 PID_FILE: Final = "run/pillarbox.pid"
 
 log = structlog.get_logger("server")
@@ -78,6 +83,9 @@ class Server:
         workers = settings.workers or len(os.sched_getaffinity(0))
         pid_file = self._lock(owner)
         fronts, metrics = _bind(listeners, workers)
+        for name in PRELOADED:
+            with contextlib.suppress(ImportError):
+                import_module(name)
         raise_file_limit()
         if os.geteuid() == 0 and owner.uid:
             drop_root(owner.uid, owner.gid, owner.name)
