@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from typing import Any, Final
 
 from pillarbox.model.mailbox import Placements
@@ -61,6 +61,12 @@ def extend(target: Placements, source: Placements, start: int = 0, end: int | No
     whole = start == 0 and (end is None or end == len(source))
     for into, column in zip(columns_of(target), columns_of(source), strict=True):
         into.extend(column if whole else column[start:end])
+
+
+def extend_chosen(target: Placements, source: Placements, chosen: Iterable[int]) -> None:
+    """Append those whose place in `chosen` is not 0."""
+    for into, column in zip(columns_of(target), columns_of(source), strict=True):
+        into.extend(compress(column, chosen))
 
 
 def without(placements: Placements, spans: Spans) -> Placements:

@@ -17,7 +17,7 @@ from pillarbox.model.uids import UidSet
 from pillarbox.store.api import Changes, Slice, Stored
 from pillarbox.store.blobs.frames import read_whole
 from pillarbox.store.blobs.pool import INLINE_OCTETS
-from pillarbox.store.sqlite import mailboxes, placements
+from pillarbox.store.sqlite import lanes64, mailboxes, placements
 from pillarbox.store.sqlite.files import Db
 from pillarbox.store.sqlite.filing import EMAIL_COLUMNS, Files, form_columns
 from pillarbox.store.sqlite.mailboxes import Meta
@@ -251,40 +251,30 @@ def _store_chunk(
     changed: Placements,
 ) -> None:  # fmt: skip
     """Set flags of the spans of one chunk, count, write, and add what changed to `changed`."""
-    columns = chunk.columns
-    old = columns.flags
-    new = old[:]
-    for start, end in where:
-        if mode == "+":
-            new[start:end] = array("Q", [f | bits for f in old[start:end]])
-        elif mode == "-":
-            new[start:end] = array("Q", [f & ~bits for f in old[start:end]])
-        else:
-            new[start:end] = array("Q", [bits]) * (end - start)
+    columns, count = chunk.columns, len(chunk.columns)
+    if not where:
+        return
+    old = lanes64.number_of(columns.flags)
+    mask, asked = lanes64.mask_of(where, count), lanes64.repeated(bits, count)
+    if mode == "+":
+        new = old | (asked & mask)
+    elif mode == "-":
+        new = old & ~(asked & mask)
+    else:
+        new = (old & ~mask) | (asked & mask)
     if new == old:
         return
     modseq = meta.change()
-    different = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
-    box.unseen += sum(map(SEEN.__and__, old)) - sum(map(SEEN.__and__, new))
-    box.deleted += (sum(map(DELETED.__and__, new)) - sum(map(DELETED.__and__, old))) // DELETED
-    columns.flags = new
-    if len(different) == len(new):
-        columns.modseqs = array("Q", [modseq]) * len(new)
-        placements.extend(changed, columns)
-    else:
-        for i in different:
-            columns.modseqs[i] = modseq
-        for start, end in _runs(different):
-            placements.extend(changed, columns, start, end)
+    ones = lanes64.differing(old, new)
+    touched = lanes64.whole_lanes(ones)
+    box.unseen += lanes64.count_of(old, SEEN, count) - lanes64.count_of(new, SEEN, count)
+    box.deleted += lanes64.count_of(new, DELETED, count) - lanes64.count_of(old, DELETED, count)
+    modseqs = (lanes64.number_of(columns.modseqs) & ~touched) | (lanes64.repeated(modseq, count) & touched)
+    columns.flags = lanes64.column_of(new, count)
+    columns.modseqs = lanes64.column_of(modseqs, count)
     chunk.max_modseq = modseq
     placements.store_flags(db, chunk)
-
-
-def _runs(indexes: list[int]) -> Spans:
-    runs: Spans = []
-    for i in indexes:
-        if runs and runs[-1][1] == i:
-            runs[-1] = (runs[-1][0], i + 1)
-        else:
-            runs.append((i, i + 1))
-    return runs
+    if ones.bit_count() == count:
+        placements.extend(changed, columns)
+    else:
+        placements.extend_chosen(changed, columns, lanes64.column_of(ones, count))
