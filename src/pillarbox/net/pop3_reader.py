@@ -1,10 +1,12 @@
 """Reads a POP3 session's messages from the store, many at once where the client asks for one after the other.
 
-Messages read ahead are kept only until the account changes: what was expunged elsewhere is not served.
+While one run of messages is sent, the next is read. What was read ahead is kept only until the account changes: what
+was expunged elsewhere is not served.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,20 +15,23 @@ from pillarbox.model.uids import UidSet
 from pillarbox.protocol.pop3.maildrop import Maildrop
 from pillarbox.store.api import Email, Mailboxes
 
-MAX_AHEAD: Final = 32
-"""Messages read ahead for a client that does not pipeline; the store's slices (256 KiB) bound their octets."""
-
+MAX_AHEAD: Final = 64
+"""Messages in one run; the store's slices (256 KiB) bound their octets. At most two runs are in memory."""
 FRESH_S: Final = 0.05
 """How long what was found out of others' doings is relied on (signals, which come sooner, may be lost)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
     """A message: `data` is its content where it is small, else None: then open `email`."""
 
     prefix: bytes
     data: bytes | None
     email: int
+
+
+Run = dict[int, Found]
+"""Messages by UID, ascending."""
 
 
 class Reader:
@@ -36,11 +41,14 @@ class Reader:
         "_account",
         "_ahead",
         "_checked_s",
+        "_coming",
         "_last",
         "_mailbox",
         "_mailboxes",
         "_maildrop",
         "_modseq",
+        "_read_to",
+        "_turn",
         "_window",
         "is_stale",
     )
@@ -53,8 +61,14 @@ class Reader:
         self._maildrop = maildrop
         self._modseq = modseq
         self._checked_s = 0.0
-        self._ahead: dict[int, Found] = {}
+        self._ahead: Run = {}
+        self._coming: asyncio.Task[Run] | None = None
         self._last = -2
+        """Index of the message asked for last."""
+        self._read_to = 0
+        """Index of the first message after those that were read."""
+        self._turn = -1
+        """When so many are left, the next run is begun."""
         self._window = 1
         self.is_stale = False
         """The account may have changed: `refresh` before anything is answered."""
@@ -66,6 +80,10 @@ class Reader:
     def forget(self) -> None:
         """Drop what was read ahead."""
         self._ahead.clear()
+        self._turn = -1
+        if self._coming:
+            self._coming.cancel()
+            self._coming = None
 
     def is_fresh(self, now_s: float) -> bool:
         """True if it was looked up a moment ago what others do, and no signal has come since."""
@@ -77,8 +95,8 @@ class Reader:
         modseq = await self._mailboxes.modseq(self._account)
         if modseq == self._modseq:
             return
+        self.forget()
         changes = await self._mailboxes.changes(self._account, self._mailbox, self._modseq)
-        self._ahead.clear()
         self._maildrop.expunged(changes.expunged)
         self._modseq = modseq
 
@@ -87,17 +105,23 @@ class Reader:
         found = self._ahead.pop(uid, None)
         if found is not None:
             self._last = index
+            if len(self._ahead) == self._turn and self._coming is None:
+                self._begin_next()
         return found
 
     async def find(self, index: int, uid: int, upcoming: list[int]) -> Found | None:
-        """The message, or None if it was expunged. `upcoming`: indices that will be asked for next."""
-        found = None
-        if self._maildrop.find(index + 1) is not None:
-            await self._read(index, uid, upcoming)
-            found = self._ahead.pop(uid, None)
-            if found is None and self._ahead:  # a slice that ended before it
-                await self._read_slice(UidSet.of((uid,)))
-                found = self._ahead.pop(uid, None)
+        """The message, or None if it was expunged. `upcoming`: indices that will be asked for next.
+
+        Raises Trouble, NoSuchAccount, NoSuchMailbox.
+        """
+        if self._coming:
+            coming, self._coming = self._coming, None
+            self._keep(await coming)
+        elif self._maildrop.find(index + 1) is not None:
+            self._keep(await self._fetch(self._wanted(index, uid, upcoming)))
+        found = self.take(index, uid)
+        if found is None and self._maildrop.find(index + 1) is not None:  # not in this run
+            found = (await self._fetch(UidSet.of((uid,)))).get(uid)
         if found is None:
             self._maildrop.expunged(UidSet.of((uid,)))
         self._last = index
@@ -111,22 +135,47 @@ class Reader:
         """Remove messages, all or none. Raises Trouble."""
         await self._mailboxes.expunge(self._account, self._mailbox, uids, only_deleted=False)
 
-    async def _read(self, index: int, uid: int, upcoming: list[int]) -> None:
+    def _wanted(self, index: int, uid: int, upcoming: list[int]) -> UidSet:
+        """What to read with this message: those the client has asked for, or those it is likely to ask for."""
+        if upcoming and upcoming[0] != index + 1:
+            self._window = 1
+            return UidSet.of({uid, *map(self._maildrop.uid, upcoming)})
         if upcoming:
-            uids = [uid, *(self._maildrop.uid(i) for i in upcoming)]
+            self._window = MAX_AHEAD
         else:
             self._window = min(2 * self._window, MAX_AHEAD) if index == self._last + 1 else 1
-            uids = [uid, *self._maildrop.uids(index, self._window)]
-        await self._read_slice(UidSet.of(set(uids)))
+        return UidSet.of(self._maildrop.uids(index, self._window))
 
-    async def _read_slice(self, uids: UidSet) -> None:
-        self._ahead.clear()
+    def _keep(self, run: Run) -> None:
+        self._ahead = run
+        self._turn = len(run) // 2 if self._window > 1 else -1
+        if run:
+            self._read_to = self._maildrop.index_after(next(reversed(run)))
+
+    def _begin_next(self) -> None:
+        """Read the run after this one, while this one is sent."""
+        self._window = min(2 * self._window, MAX_AHEAD)
+        uids = self._maildrop.uids(self._read_to, self._window)
+        if uids:
+            self._coming = asyncio.get_running_loop().create_task(self._fetch(UidSet.of(uids)))
+            self._coming.add_done_callback(_look)
+
+    async def _fetch(self, uids: UidSet) -> Run:
+        """The first slice of these messages."""
+        run: Run = {}
         slices = self._mailboxes.fetch(self._account, self._mailbox, uids, ("prefix", "data"))
         async for piece in slices:
             placements = piece.placements
             for uid, email, (prefix, data) in zip(placements.uids, placements.emails, piece.forms, strict=True):
-                self._ahead[uid] = Found(prefix, data, email)
+                run[uid] = Found(prefix, data, email)
             break
         close = getattr(slices, "aclose", None)
         if close:
             await close()
+        return run
+
+
+def _look(task: asyncio.Task[Run]) -> None:
+    """A run that nobody came for may have failed; the next one will say so."""
+    if not task.cancelled():
+        task.exception()

@@ -201,6 +201,8 @@ class Pop3Session(asyncio.Protocol):
             self._unsubscribe()
         if not self._updating:
             self._release()
+        if self._reader:
+            self._reader.forget()
         self._core = self._reader = None
         self._out.clear()
         self._service.ended(self)
