@@ -44,6 +44,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in ours]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Show the end of pillarbox's log beside a failure."""
+    report = yield
+    server = getattr(item, "funcargs", {}).get("pillarbox") or _started.get("pillarbox")
+    if report.failed and server is not None:
+        report.sections.append(("the end of pillarbox's log", server.tail()))
+    return report
+
+
+_started: dict[str, Pillarbox] = {}
+
+
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     """A folder for one run of the tests, which the peers' own users may enter."""
@@ -80,7 +93,9 @@ def pillarbox(folder: Path, world: DnsWorld, elsewhere_port: int) -> Iterator[Pi
     )
     server.set_up()
     server.start()
+    _started["pillarbox"] = server
     yield server
+    del _started["pillarbox"]
     server.stop()
 
 
@@ -100,7 +115,7 @@ def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[MailHost]:
 
 
 def _pool_names() -> list[str]:
-    return [f"user{number:02}" for number in range(60)]
+    return [f"user{number:02}" for number in range(150)]
 
 
 @pytest.fixture(scope="session")

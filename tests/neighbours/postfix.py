@@ -41,7 +41,7 @@ postlog   unix-dgram n - n -   1  postlogd
 class Postfix:
     """Where this instance listens, what it takes, and where it puts it.
 
-    `domains` are delivered by `transport`: "virtual" (Maildir files under `folder`/mail, one per address) or an LMTP
+    `domains` are delivered by `transport`: "virtual" (Maildir files under `folder`/mail, for `mailboxes`) or an LMTP
     socket such as "lmtp:unix:/path". Everything else is relayed for loopback clients, by `relayhost` when given.
     """
 
@@ -50,6 +50,7 @@ class Postfix:
     host: str = LOOPBACK
     domains: Sequence[str] = ("other.test",)
     transport: str = "virtual"
+    mailboxes: Sequence[str] = ()
     relayhost: str = ""
     sasl_socket: Path | None = None
     certificates: Certificates | None = None
@@ -70,7 +71,7 @@ class Postfix:
         self._own("mail", "mail")
         (self.folder / "etc/main.cf").write_text("".join(f"{k} = {v}\n" for k, v in self._main().items()))
         (self.folder / "etc/master.cf").write_text(self._master())
-        (self.folder / "etc/mailboxes").write_text("/^(.+)$/ $1/\n")
+        (self.folder / "etc/mailboxes").write_text("".join(f"{name} {name}/\n" for name in self.mailboxes))
         self._run("start")
         ports = [port for port in (self.port, self.submission, self.submissions) if port]
         try:
@@ -129,15 +130,14 @@ class Postfix:
             "mydestination": "",
             "mynetworks": "127.0.0.0/8",
             "inet_protocols": "ipv4",
-            "inet_interfaces": self.host,
-            "smtp_bind_address": self.host,
+            "inet_interfaces": LOOPBACK,  # must be an address that an interface lists; master.cf has the others
             "smtp_host_lookup": "native",
             "relayhost": self.relayhost,
             "alias_maps": "",
             "alias_database": "",
             "virtual_mailbox_domains": " ".join(self.domains),
             "virtual_mailbox_base": str(self.folder / "mail"),
-            "virtual_mailbox_maps": f"regexp:{self.folder}/etc/mailboxes"
+            "virtual_mailbox_maps": f"texthash:{self.folder}/etc/mailboxes"
             if self.transport == "virtual"
             else "static:all",
             "virtual_uid_maps": "static:8",
