@@ -354,7 +354,7 @@ def test_case_069_harvesting_is_slowed_and_cut_off(monkeypatch: pytest.MonkeyPat
                 slept.append(seconds)
             await sleep(0)
 
-        monkeypatch.setattr("pillarbox.net.smtpd.asyncio.sleep", count_sleep)
+        monkeypatch.setattr("pillarbox.net.smtp_connection.asyncio.sleep", count_sleep)
         async with listening(MemoryDesk()) as (_, port):
             client = await PlainClient.connect(port)
             client.writer.write(b"EHLO x\r\nMAIL FROM:<a@x.example>\r\n" + b"RCPT TO:<nobody@us.example>\r\n" * 50)

@@ -23,7 +23,7 @@ from pillarbox.model.outcome import Deferred, Failed, Outcome
 from pillarbox.model.settings import Settings
 from pillarbox.model.status import Status
 from pillarbox.net.peer_line import LineLost, PeerLine
-from pillarbox.net.smtpd import make_nonce
+from pillarbox.net.smtp_connection import make_nonce
 from pillarbox.net.tls import client_context
 from pillarbox.protocol.sasl import LoginClient, PlainClient, SaslClient, ScramClient
 from pillarbox.protocol.smtp.client import (

@@ -7,7 +7,6 @@ RFC 3461 §4, §5 (DSN parameters), RFC 1870 (SIZE), RFC 6152 (BODY), RFC 4954 �
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
@@ -16,6 +15,7 @@ from pillarbox.model.address import Address, make_address
 from pillarbox.model.envelope import Envelope, Recipient
 from pillarbox.model.errors import PeerError
 from pillarbox.model.status import Status
+from pillarbox.protocol.smtp.events import Mail
 from pillarbox.protocol.smtp.replies import Reply
 
 MAX_LOCAL_OCTETS: Final = 64
@@ -56,14 +56,6 @@ class Mistaken(PeerError):
         self.reply = Reply(code, status, text)
 
 
-@dataclass(frozen=True, slots=True)
-class MailCommand:
-    """MAIL, parsed: an envelope without recipients, and the declared size (0: none)."""
-
-    envelope: Envelope
-    size_octets: int
-
-
 def parse_hello(argument: bytes) -> str:
     """The name after HELO, EHLO or LHLO: anything printable of at most 255 octets, as policy does not depend on it.
 
@@ -78,7 +70,7 @@ def parse_hello(argument: bytes) -> str:
     return text
 
 
-def parse_mail(argument: bytes, size_limit: int, allows_binary: bool = False) -> MailCommand:
+def parse_mail(argument: bytes, size_limit: int, allows_binary: bool = False) -> Mail:
     """What follows `MAIL`: `FROM:<path> parameters`. Raises Mistaken. Source: RFC 5321 §4.1.1.2."""
     text = _take_keyword(argument, b"FROM:", BAD_SENDER)
     if (common := _COMMON_PATH.match(text)) and (address := _common_address(common[1], common[2])):
@@ -87,7 +79,7 @@ def parse_mail(argument: bytes, size_limit: int, allows_binary: bool = False) ->
     else:
         path, rest = _parse_path(text, BAD_SENDER, may_be_null=True)
     if not rest and (path is None or path.local.isascii()):
-        return MailCommand(Envelope(path), 0)
+        return Mail(Envelope(path), 0)
     size, body, utf8, ret, envid = 0, "7BIT", False, "", ""
     for name, value in _parameters(rest).items():
         match name:
@@ -111,7 +103,7 @@ def parse_mail(argument: bytes, size_limit: int, allows_binary: bool = False) ->
                 raise Mistaken(555, BAD_PARAMETER, "parameter not supported")
     if not utf8 and not (text.isascii()):
         raise Mistaken(553, NEEDS_SMTPUTF8, "address needs SMTPUTF8")
-    return MailCommand(Envelope(path, smtputf8=utf8, body=body, ret=ret, envid=envid), size)
+    return Mail(Envelope(path, smtputf8=utf8, body=body, ret=ret, envid=envid), size)
 
 
 def parse_rcpt(argument: bytes, smtputf8: bool) -> Recipient:

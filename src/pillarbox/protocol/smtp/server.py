@@ -187,11 +187,13 @@ class SmtpServer:
             return self._pend(Answered(_challenge_reply(self._challenge)))
         state = self._state
         if state is State.CONTENT:
-            return self._next_content()
+            return self._next_content() if self._buffer or self._has_ended else None
         if state is State.CHUNK:
             return self._next_chunk()
-        if state is State.SECURING or state is State.OVER or not self._buffer:
-            return None
+        return self._next_command() if self._buffer and state is not State.SECURING else None
+
+    def _next_command(self) -> Event | None:
+        """The next line, as a command or as an answer to a challenge."""
         if self._is_skipping and not self._skip():
             return None
         line = self._take_line()
@@ -200,8 +202,9 @@ class SmtpServer:
         if type(line) is not bytes:
             assert isinstance(line, Reply)
             return self._pend(Answered(line))
-        event = self._respond(line) if state is State.AUTH else self._command(line)
-        return self._pend(event) if event is not None else self._next_chunk()
+        event = self._respond(line) if self._state is State.AUTH else self._command(line)
+        self._pending = event
+        return event if event is not None else self._next_chunk()
 
     def reply(self, reply: Reply) -> bytes:
         """Answer the pending event, move if the answer is positive, and return the octets to send."""
@@ -391,8 +394,7 @@ class SmtpServer:
             return Answered(AUTH_FIRST if may_login else TLS_FIRST)
         if self.messages >= config.limits.messages_per_session and not self._is_trusted:
             return self._closing(TOO_MANY_MESSAGES)
-        said = parse_mail(argument, config.limits.message_octets, config.allows_binary)
-        return Mail(said.envelope, said.size_octets)
+        return parse_mail(argument, config.limits.message_octets, config.allows_binary)
 
     def _rcpt(self, argument: bytes) -> Event:
         recipient = parse_rcpt(argument, self._is_utf8)
@@ -555,32 +557,33 @@ class SmtpServer:
 
     def _move(self, event: Event, octets: bytes) -> bytes:
         """What a positive answer leads to."""
-        match event:
-            case Rcpt():
-                self._recipients += 1
-                self._state = State.RCPT
-            case Mail(envelope):
-                self._is_utf8 = envelope.smtputf8
-                self._is_binary = envelope.body == "BINARYMIME"
-                self._state = State.MAIL
-            case Data():
-                limits = self.config.limits
-                self._reader = ContentReader(limits.message_octets, limits.content_line_octets, self._is_binary)
-                self._state = self._next
-                return b"" if self._next is State.CHUNK else octets
-            case ContentEnd():
-                octets = self._each(octets)
-                self._finish_message(True)
-            case Hello() | Reset():
-                self._forget_transaction()
-                self._state = self._next
-            case StartTls():
-                self._state = State.SECURING
-            case Auth():
-                self._leave_auth()
-                self.is_authenticated = True
-            case Quit():
-                self._end()
+        kind = type(event)
+        if kind is Rcpt:
+            self._recipients += 1
+            self._state = State.RCPT
+        elif kind is Mail:
+            assert isinstance(event, Mail)
+            self._is_utf8 = event.envelope.smtputf8
+            self._is_binary = event.envelope.body == "BINARYMIME"
+            self._state = State.MAIL
+        elif kind is Data:
+            limits = self.config.limits
+            self._reader = ContentReader(limits.message_octets, limits.content_line_octets, self._is_binary)
+            self._state = self._next
+            return b"" if self._next is State.CHUNK else octets
+        elif kind is ContentEnd:
+            octets = self._each(octets)
+            self._finish_message(True)
+        elif kind is Hello or kind is Reset:
+            self._forget_transaction()
+            self._state = self._next
+        elif kind is StartTls:
+            self._state = State.SECURING
+        elif kind is Auth:
+            self._leave_auth()
+            self.is_authenticated = True
+        elif kind is Quit:
+            self._end()
         return octets
 
     def _stay(self, event: Event, reply: Reply, octets: bytes) -> bytes:
