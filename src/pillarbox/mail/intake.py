@@ -42,6 +42,8 @@ INLINE_OCTETS: Final = 256 * 1024
 PARSERS: Final = 2
 """Large messages that are parsed at once: each is whole in memory then."""
 RENEW_S: Final = 20.0
+SENDER_DNS_S: Final = 3.0
+"""A sender's domain is asked about for so long; then the mail goes on as if it had no say."""
 BREATH: Final = 100
 """Recipients after which others have their turn."""
 ROOM_S: Final = 1.0
@@ -167,8 +169,9 @@ class MailDesk:
         if domain.startswith("[") or await self._router.is_local_domain(domain):
             return
         try:
-            _, records = await self._resolver.mx(domain)
-        except DnsTrouble:
+            async with asyncio.timeout(SENDER_DNS_S):
+                _, records = await self._resolver.mx(domain)
+        except (DnsTrouble, TimeoutError):
             return
         if is_null_mx(records):
             raise Refused(Status(5, 7, 27), "sender-null-mx", "the sender's domain accepts no mail")

@@ -210,6 +210,8 @@ class Settler:
             text=outcome.text,
             remote=outcome.remote,
             attempts=claim.job.attempts + 1,
+            # The message may have been taken and then come again: operators can tell (cases 17, 18).
+            unknown_outcome=isinstance(outcome, Deferred) and outcome.unknown,
         )
 
 

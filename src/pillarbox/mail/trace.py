@@ -54,6 +54,8 @@ def outcome_event(claim: Claim, outcome: Outcome, now_s: float) -> TraceEvent:
         fields["text"] = text
     if remote:
         fields["remote"] = remote
+    if isinstance(outcome, Deferred) and outcome.unknown:
+        fields["unknown"] = "yes"
     if job.original is not None:
         fields["original"] = str(job.original)
     return TraceEvent(now_s, job.spool_id, name, str(job.recipient.address), fields=fields)
