@@ -460,6 +460,28 @@ def test_a_client_that_says_all_at_once_and_closes_its_side_is_answered(run: Run
     run(story())
 
 
+@pytest.mark.parametrize("size", [1, 20_000])
+def test_utf8_headers_are_for_those_who_say_utf8(run: Run, tmp_path: Path, size: int) -> None:  # RFC 6856 §2.1
+    mail = "Subject: Grüße\r\n\r\n".encode() + "Köln\r\n".encode() * size * 2
+
+    async def story() -> None:
+        async with World(tmp_path, FakeMailboxes(mail)).serving() as world:
+            client = await world.client()
+            header, _, body = (await client.ask("RETR 1")).partition(b"\r\n\r\n")
+            assert header == b"Subject: =?utf-8?b?R3LDvMOfZQ==?=" or header.isascii()
+            assert body == mail.partition(b"\r\n\r\n")[2]
+            assert (await client.ask("TOP 1 0")).isascii()
+            await client.say("QUIT")
+            client = await world.client(login=False)
+            assert (await client.say("UTF8")).startswith("+OK")
+            await client.say("USER ada@pillarbox.test")
+            await client.say(f"PASS {PASSWORD}")
+            assert await client.ask("RETR 1") == mail
+            client.close()
+
+    run(story())
+
+
 def test_poplib(run: Run, tmp_path: Path) -> None:
     def with_poplib(port: int) -> None:
         client = poplib.POP3("127.0.0.1", port, timeout=10)

@@ -43,6 +43,7 @@ from pillarbox.protocol.pop3.events import (
 )
 from pillarbox.protocol.pop3.maildrop import Maildrop
 from pillarbox.protocol.pop3.server import Pop3Server
+from pillarbox.protocol.pop3.surrogate import Surrogate, surrogate
 from pillarbox.store.api import Signals, Store
 
 FLUSH_OCTETS: Final = 64 * 1024
@@ -468,6 +469,8 @@ class Pop3Session(asyncio.Protocol):
 
     def _send(self, event: Retrieve, octets: bytes) -> None:
         assert self._core
+        if not self._core.utf8:
+            octets = surrogate(octets)
         self._write(event.opening)
         self._write(stuffed(octets if event.lines is None else top(octets, event.lines)))
         self._core.retrieved()
@@ -501,21 +504,25 @@ class Pop3Session(asyncio.Protocol):
     async def _stream(self, event: Retrieve, found: Found) -> None:
         """A large message, in pieces. Trouble with the first is answered; later there is no way to tell but to end
         the connection without the final dot."""
-        assert self._reader
+        assert self._reader and self._core
         email = await self._reader.open(found.email)
         stuffer, cut = Stuffer(), Top(event.lines) if event.lines is not None else None
+        header = None if self._core.utf8 else Surrogate()
         piece = await email.read(0, PIECE_OCTETS)
         self._write(event.opening)
         offset = 0
         try:
             while piece and not (cut and cut.is_done):
                 offset += len(piece)
+                piece = header.feed(piece) if header else piece
                 self._write(stuffer.feed(cut.feed(piece) if cut else piece))
                 await self._drain()
                 piece = await email.read(offset, PIECE_OCTETS) if offset < email.size else b""
         except (Trouble, DamagedMessage, NoSuchMessage) as error:
             self._service.log.error("message cut off", account=self.account_id, uid=event.uid, error=str(error))
             raise ConnectionError from error
+        piece = header.finish() if header else b""
+        self._write(stuffer.feed(cut.feed(piece) if cut else piece))
         self._write(stuffer.finish())
         if self._core:
             self._core.retrieved()

@@ -1,7 +1,7 @@
 """The messages of a session: numbered when it began, marked as deleted, or found gone. Source: RFC 1939 §4, §5, §7.
 
 The unique-id is UIDVALIDITY and UID in hexadecimal: no two messages of a mailbox share it, it survives restarts,
-restores and repairs that keep UIDs, and it costs no look-up (docs/decisions/pop3_unique_ids.md).
+restores and repairs that keep UIDs, and it costs no look-up (docs/decisions/pop3.md).
 """
 
 from __future__ import annotations
