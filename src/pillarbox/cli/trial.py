@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import os
 import secrets
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,7 @@ async def _file_samples(store: Store, account: Account) -> None:
 def _how_to_reach(trial: Trial) -> str:
     port = {(protocol, tls): number + trial.offset for protocol, tls, number in PORTS}
     ada, bob = (f"{user}@{DOMAIN}" for user in USERS)
-    home = os.path.relpath(trial.home)
+    home, program = os.path.relpath(trial.home), os.path.relpath(sys.argv[0])
     return f"""
 pillarbox is running.
 
@@ -150,7 +151,7 @@ pillarbox is running.
 
   curl -k --user '{ada}:{trial.password}' 'imaps://{ADDRESS}:{port["imap", "implicit"]}/INBOX;UID=1'
   swaks --to {bob} --from you@example.org --server {ADDRESS}:{port["smtp", "starttls"]}
-  pillarbox --home {home} user list
+  {program} --home {home} user list
 
 Ctrl-C stops it. Mail stays in {home}/, also for the next start.
 """
