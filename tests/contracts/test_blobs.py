@@ -15,7 +15,7 @@ from pillarbox.model.outcome import Delivered
 from pillarbox.model.uids import ALL
 from pillarbox.store.api import NewEmail, Settlement, Store, Target
 
-from .conftest import Engine
+from .engines import Engine
 
 HEADER = b"Subject: large\r\n\r\n"
 

@@ -10,7 +10,7 @@ from pillarbox.model.mailbox import Account
 from pillarbox.model.secret import Secret
 from pillarbox.store.api import Alias, Store
 
-from .conftest import Engine
+from .engines import Engine
 
 ADA = Address("Ada", "pillarbox.test")
 SECRET = Secret(b"s" * 16, 4096, b"k" * 32, b"v" * 32)

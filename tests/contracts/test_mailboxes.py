@@ -21,7 +21,7 @@ from pillarbox.model.settings import Limits, Settings
 from pillarbox.model.uids import ALL, UidSet
 from pillarbox.store.api import Slice, Store
 
-from .conftest import SIMPLE, Engine
+from .engines import SIMPLE, Engine
 
 
 async def with_account(engine: Engine, store: Store) -> tuple[AccountId, int]:

@@ -16,7 +16,7 @@ from pillarbox.model.flags import flag_names
 from pillarbox.model.uids import ALL, UidSet
 from pillarbox.store.sqlite.engine import init_home
 
-from .conftest import Engine
+from .engines import Engine
 
 NAMES = ("INBOX", "a", "a/b", "c")
 FLAGS = ("\\Seen", "\\Deleted", "\\Flagged", "$One", "$Two")

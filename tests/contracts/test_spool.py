@@ -14,7 +14,7 @@ from pillarbox.model.status import Status
 from pillarbox.model.uids import ALL
 from pillarbox.store.api import Claim, Selection, Settlement, Store, Target, TraceEvent
 
-from .conftest import Engine
+from .engines import Engine
 
 REMOTE = Target("remote", "elsewhere.test")
 LOCAL = Target("local", "someone")

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,6 @@ from pillarbox.store.sqlite.lanes import Done, Lane, LanePool, Outbox
 from pillarbox.store.sqlite.turns import Turns, account_slot
 from pillarbox.store.sqlite.writer import Task, Verb, Writer
 
-MARK_EVERY_S: Final = 2.0
 DIRTY_OCTETS: Final = 1 << 24
 """`dirty` does not grow beyond this where no mover reads it."""
 _DIGITS: Final = frozenset("0123456789abcdefghjkmnpqrstvwxyz")
@@ -54,7 +52,7 @@ class AccountFile:
     """One account as this process has it open: perhaps a writing and a reading connection."""
 
     __slots__ = (
-        "_accounts", "_marked_s", "_pending_forgets", "files", "folder", "id", "read_lane", "reader", "reading",
+        "_accounts", "_pending_forgets", "files", "folder", "id", "read_lane", "reader", "reading",
         "topic", "write_lane", "writer",
     )  # fmt: skip
 
@@ -72,7 +70,6 @@ class AccountFile:
         self.read_lane = Lane(self._read)
         self.reader: apsw.Connection | None = None
         self.reading = threading.Lock()
-        self._marked_s = float("-inf")
         self._pending_forgets: list[bytes] = []
 
     def _open(self) -> apsw.Connection:
@@ -97,10 +94,7 @@ class AccountFile:
 
     def _on_change(self) -> None:
         """After a commit: tell the mover that there is a log, and whoever listens that there is news."""
-        now_s = time.monotonic()
-        if now_s - self._marked_s > MARK_EVERY_S:
-            self._marked_s = now_s
-            self._accounts.mark_dirty(self.id)
+        self._accounts.mark_dirty(self.id)
         self._accounts.tell(self.topic)
 
     def forget(self, jobs: Sequence[bytes]) -> None:
@@ -241,19 +235,17 @@ class Accounts:
         file = self._open.get(account)
         if file is not None:
             self._open.move_to_end(account)
-            return file
-        file = self._open[account] = AccountFile(self, account)
+        else:
+            file = self._open[account] = AccountFile(self, account)
         if len(self._open) > self._limit:
-            self._close_oldest()
+            self._close_oldest(account)
         return file
 
-    def _close_oldest(self) -> None:
-        newest = next(reversed(self._open))
-        for account, file in self._open.items():
-            if file.idle and account != newest:
-                del self._open[account]
-                self._lanes.submit(Lane(_close_file), file)
-                return
+    def _close_oldest(self, asked: AccountId) -> None:
+        """Close as many as there are too many, busy ones excepted: those go when they are idle."""
+        excess = len(self._open) - self._limit
+        for account in [account for account, file in self._open.items() if file.idle and account != asked][:excess]:
+            self._lanes.submit(Lane(_close_file), self._open.pop(account))
 
     async def forget_file(self, account: AccountId) -> None:
         """Close the account's connections in this process."""
