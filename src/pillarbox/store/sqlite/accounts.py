@@ -277,11 +277,11 @@ class Accounts:
         self._lanes.submit(file.read_lane, Task(verb, future))
         return future
 
-    async def run_on(self, account: AccountId, work: Callable[[], Any]) -> Any:
+    async def run_on(self, account: AccountId, work: Callable[[AccountFile], Any]) -> Any:
         """Something with the writing connection that is no transaction, on the account's writing lane."""
         file = self.get(account)
         future = asyncio.get_running_loop().create_future()
-        self._lanes.submit(file.write_lane, LaneWork(work, future))
+        self._lanes.submit(file.write_lane, LaneWork(lambda: work(file), future))
         return await future
 
     async def run(self, work: Callable[[], Any]) -> Any:
@@ -289,6 +289,21 @@ class Accounts:
         future = asyncio.get_running_loop().create_future()
         self._lanes.submit(Lane(_run_work), (work, future))
         return await future
+
+    def aside(self, account: AccountId, verb: Verb) -> Any:
+        """A long read on a connection of its own, at one moment. Blocks."""
+        folder = self.folder(account)
+        if not folder.exists():
+            raise NoSuchAccount(account)
+        try:
+            db = open_file(folder / "mail.db")
+            try:
+                db.execute("BEGIN")
+                return verb(db)
+            finally:
+                db.close(force=True)
+        except (apsw.Error, OSError) as error:
+            raise as_trouble(error, f"account {account}", account=True) from error
 
     def tell(self, topic: str) -> None:
         """Publish, from any thread."""

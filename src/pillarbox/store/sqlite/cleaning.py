@@ -28,6 +28,8 @@ TRASH_S: Final = 30 * 86400.0
 HOURLY_S: Final = 3600.0
 ACCOUNTS_A_ROUND: Final = 200
 DELIVERED_AGE_S: Final = 600.0
+DELIVERED: Final = 500
+"""More remembered jobs than this, and those that are settled are looked for."""
 
 
 class Cleaner:
@@ -88,23 +90,18 @@ class Cleaner:
 
     async def _clean(self, account: AccountId, jobs: set[bytes] | None = None) -> None:
         """Bury the dead and fold the log back, on the account's writing lane."""
-        file = self._accounts.get(account)
+        files = self._accounts.get(account).files
         try:
-            while await self._accounts.write(account, lambda db: filing.bury(db, file.files)):
+            while await self._accounts.write(account, filing.bury):
                 pass
-            await self._accounts.write(account, lambda db: filing.collect_blobs(db, file.files))
+            await self._accounts.write(account, lambda db: filing.collect_blobs(db, files))
+            if jobs is None and await self._accounts.write(account, _many_delivered):
+                jobs = await self._spool.job_ids()
             if jobs is not None:
                 await self._accounts.write(account, lambda db: self._forget_settled(db, jobs))
-            await self._accounts.run_on(account, lambda: self._fold(file))
+            await self._accounts.run_on(account, _fold)
         except (NoSuchAccount, Trouble):
             return  # a damaged account is told of when it is read
-
-    def _fold(self, file: AccountFile) -> None:
-        try:
-            log = os.stat(file.folder / "mail.db-wal").st_size
-        except FileNotFoundError:
-            return
-        file.writer.fold(truncate=log >= TRUNCATE_OCTETS)
 
     def _forget_settled(self, db: Db, jobs: set[bytes]) -> None:
         """Drop ids of jobs that the spool does not have. Young ones stay: their jobs may be younger than `jobs`."""
@@ -144,3 +141,16 @@ class Cleaner:
     def _renew_reserve(self) -> None:
         if space_left(self._home).free_octets > 16 * RESERVE_OCTETS:
             make_reserve(self._home)
+
+
+def _fold(file: AccountFile) -> None:
+    try:
+        log = os.stat(file.folder / "mail.db-wal").st_size
+    except FileNotFoundError:
+        return
+    file.writer.fold(truncate=log >= TRUNCATE_OCTETS)
+
+
+def _many_delivered(db: Db) -> bool:
+    [(count,)] = db.execute("SELECT count(*) FROM delivered").fetchall()
+    return bool(count > DELIVERED)

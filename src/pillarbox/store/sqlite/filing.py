@@ -298,7 +298,7 @@ BURY: Final = 500
 """Emails whose rows are removed in one transaction."""
 
 
-def bury(db: Db, files: Files) -> bool:
+def bury(db: Db) -> bool:
     """Remove the rows of some dead emails; True if there are more. Contents on disk go in `collect_blobs`."""
     rows = db.execute("SELECT n, emails FROM dead ORDER BY n LIMIT 1").fetchall()
     if not rows:

@@ -46,7 +46,7 @@ class Verifier:
     async def _account(self, account: AccountId) -> list[str]:
         blobs = self._accounts.get(account).files.blobs
         try:
-            found, large = await self._accounts.read(account, _check_account)
+            found, large = await self._accounts.run(lambda: self._accounts.aside(account, _check_account))
             for sha256 in large:
                 found += await self._blob(blobs / sha256.hex(), sha256)
         except PillarboxError as error:
