@@ -201,7 +201,9 @@ class Client:
 
     async def ended(self) -> list[str]:
         """What is said until the connection ends."""
-        return [line async for line in self._rest()]
+        lines = [line async for line in self._rest()]
+        self.writer.close()
+        return lines
 
     async def _rest(self) -> AsyncIterator[str]:
         while line := await self.line():

@@ -10,7 +10,7 @@ import asyncio
 from array import array
 from typing import Final
 
-from pillarbox.model.errors import NoSuchMailbox
+from pillarbox.model.errors import DamagedMessage, NoSuchMailbox, NoSuchMessage
 from pillarbox.model.uids import UidSet
 from pillarbox.net.imap_mailboxes import known_account
 from pillarbox.net.imap_messages import chosen
@@ -103,5 +103,9 @@ class _Octets:
         return self._last[1]
 
     async def _read(self, index: int) -> bytes:
-        email = await self._mailboxes.open(self._account, self._part.placements.emails[index])
-        return await email.read()
+        """A message that is damaged or gone has no text; the others are searched all the same."""
+        try:
+            email = await self._mailboxes.open(self._account, self._part.placements.emails[index])
+            return await email.read()
+        except (DamagedMessage, NoSuchMessage):
+            return b""

@@ -41,6 +41,8 @@ INPUT_OCTETS: Final = 1 << 16
 """No more is read from a client while a command of it runs."""
 WRITE_OCTETS: Final = 1 << 16
 KEEPALIVE_S: Final = 300
+LINGER_S: Final = 2.0
+"""A connection that we ended is kept for so long, for the client to read our last words."""
 
 
 class ImapListener:
@@ -122,6 +124,10 @@ class ImapListener:
                 continue
             if account is None or account.state != "active":
                 self.end_sessions(account_id)
+                continue
+            for connection in self.sessions:  # a quota may have changed
+                if connection.session.account is not None and connection.session.account.id == account_id:
+                    connection.session.account = account
 
     async def stop(self, grace_s: float) -> None:
         """Take no more commands; let those that run end within `grace_s`; then say BYE to all."""
@@ -137,6 +143,7 @@ class ImapListener:
             await asyncio.wait(running, timeout=grace_s)
         for connection in list(self.sessions):
             connection.say_bye(b"The server is going down.")
+            connection.leave()
         gone = [c.gone for c in self.sessions]
         if gone:
             await asyncio.wait(gone, timeout=2.0)
@@ -316,9 +323,9 @@ class ImapConnection(asyncio.Protocol):
 
     async def send(self, octets: bytes) -> None:
         if len(octets) <= WRITE_OCTETS:
-            self._out += octets
-            if len(self._out) > WRITE_OCTETS:
+            if len(self._out) + len(octets) > WRITE_OCTETS:
                 await self.drain()
+            self._out += octets
             return
         self._flush()
         view = memoryview(octets)
@@ -342,7 +349,7 @@ class ImapConnection(asyncio.Protocol):
 
     def _flush(self) -> None:
         if self._out:
-            if self._transport is not None and not self._transport.is_closing():
+            if self._transport is not None and not self._closing:
                 self._transport.write(bytes(self._out))
             self._out.clear()
 
@@ -365,9 +372,18 @@ class ImapConnection(asyncio.Protocol):
         return describe(new.get_extra_info("ssl_object"))
 
     def close(self) -> None:
-        self._closing = True
+        """Say no more. What the client still sends is read and dropped for a moment: else the reset of a connection
+        closed with unread octets would take our last words with it."""
         self._flush()
-        if self._transport is not None:
+        if self._closing or self._transport is None:
+            return
+        self._closing = True
+        self._said_s = self._service.clock.monotonic()
+        if not self._reading:
+            self._transport.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
             self._transport.close()
 
     def abort(self) -> None:
@@ -379,11 +395,18 @@ class ImapConnection(asyncio.Protocol):
 
     def say_bye(self, text: bytes, code: bytes = b"") -> None:
         """End the session. In the middle of an answer nothing can be said any more: the connection just ends."""
+        if self._closing:
+            return
         if self.task is None:
             self.write(bye(text, code))
         self.close()
         if self.task is not None:
             self.task.cancel()
+
+    def leave(self) -> None:
+        """Close the connection when all is sent, without waiting for the client."""
+        if self._transport is not None:
+            self._transport.close()
 
     def stop(self) -> None:
         """Begin no more commands."""
@@ -393,8 +416,9 @@ class ImapConnection(asyncio.Protocol):
         """Timeouts. Source: RFC 3501 §5.4; LIMITS."""
         limits, session = self._service.limits, self.session
         if self._closing:
-            if now_s - self._said_s > 2 * limits.write_stall_s:
-                self.abort()  # it never read our last words
+            unread = self._transport is not None and self._transport.get_write_buffer_size()
+            if now_s - self._said_s > (limits.write_stall_s if unread else LINGER_S):
+                self.abort()
         elif self._paused_s is not None:
             if now_s - self._paused_s > limits.write_stall_s:
                 self.abort()

@@ -240,8 +240,8 @@ class FetchPlan:
                 case b"FLAGS":
                     out.append(b"FLAGS (%b)" % flags)
                 case b"INTERNALDATE":
-                    day, *clock = (column[0] for column in _date_columns(rows.received_s[index : index + 1]))
-                    out.append(_TEMPLATES[item.label] % (day, *clock))
+                    columns = _date_columns(rows.received_s[index : index + 1])
+                    out.append(_TEMPLATES[item.label] % tuple(column[0] for column in columns))
                 case b"RFC822.SIZE":
                     out.append(b"RFC822.SIZE %d" % rows.sizes[index])
                 case b"ENVELOPE" | b"BODY" | b"BODYSTRUCTURE":
@@ -263,7 +263,7 @@ _READY: Final = {b"ENVELOPE": "envelope", b"BODY": "body", b"BODYSTRUCTURE": "bo
 _TEMPLATES: Final = {
     b"UID": b"UID %d",
     b"FLAGS": b"FLAGS (%b)",
-    b"INTERNALDATE": b'INTERNALDATE "%b %02d:%02d:%02d +0000"',
+    b"INTERNALDATE": b'INTERNALDATE "%b %b%02d +0000"',
     b"RFC822.SIZE": b"RFC822.SIZE %d",
     b"ENVELOPE": b"ENVELOPE %b",
     b"BODY": b"BODY %b",
@@ -363,16 +363,13 @@ class _Days(dict[int, bytes]):
 _DAYS: Final = _Days()
 
 
+_MINUTES: Final = [b"%02d:%02d:" % divmod(minute, 60) for minute in range(1440)]
+
+
 def _date_columns(seconds: Sequence[int]) -> list[list[Any]]:
-    days = _DAYS
+    days, minutes = _DAYS, _MINUTES
     return [
         [days[s // 86400] for s in seconds],
-        [s // 3600 % 24 for s in seconds],
-        [s // 60 % 60 for s in seconds],
+        [minutes[s % 86400 // 60] for s in seconds],
         [s % 60 for s in seconds],
     ]
-
-
-def format_internal_date(seconds: int) -> bytes:
-    """The date-time in an answer, without its name. Source: RFC 3501 §9 (date-time)."""
-    return b'"%b %02d:%02d:%02d +0000"' % tuple(column[0] for column in _date_columns([seconds]))
