@@ -277,8 +277,8 @@ class OutboundWire:
     def _keep(self, connection: _Connection, hop: Hop) -> None:
         """Use it again soon, unless it is worn out."""
         client, line = connection.client, connection.line
-        waiting = sum(map(len, self._idle.values()))
-        if not client.is_ready or line.is_lost or client.messages >= MESSAGES_PER_CONNECTION or waiting >= MAX_IDLE:
+        is_worn = client.messages >= min(MESSAGES_PER_CONNECTION, client.limit("MAILMAX", MESSAGES_PER_CONNECTION))
+        if not client.is_ready or line.is_lost or is_worn or sum(map(len, self._idle.values())) >= MAX_IDLE:
             self._leave(connection)
             return
         connection.expiry = asyncio.get_running_loop().call_later(IDLE_S, self._expire, connection, hop)

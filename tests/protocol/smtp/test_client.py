@@ -304,6 +304,36 @@ def test_a_recipient_limit_is_kept() -> None:
     assert done[1].status == Status(4, 5, 3)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from([b".", b"\r\n", b"\r", b"\n", b"a", b"..", b"\r\n.\r\n"]), max_size=12),
+    chunking=st.booleans(),
+)
+def test_case_049_any_text_arrives_as_one_message(pieces: list[bytes], chunking: bool) -> None:
+    talk = Conversation()
+    client = SmtpClient("c", "us")
+    client.receive(bytes(talk.sent))
+    while (event := client.next_event()) is None:
+        client.receive(talk.say(client.take_output()))
+    assert event == Ready()
+    if not chunking:
+        del client.extensions["CHUNKING"]
+    client.begin(envelope(ADA), 100, False, False)
+    client.receive(talk.say(client.take_output()))
+    assert client.next_event() == ContentDue()
+    for piece in pieces:
+        client.content(piece)
+        client.receive(talk.say(client.take_output()))
+        assert client.next_event() is None
+    client.end_content()
+    client.receive(talk.say(client.take_output()))
+    event = client.next_event()
+    assert isinstance(event, Finished)
+    assert isinstance(event.outcomes[0], Delivered)
+    text = b"".join(pieces).replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    assert talk.messages == [text if not text or text.endswith(b"\n") else text + b"\r\n"]
+
+
 def test_dsn_parameters_travel_where_dsn_is_offered() -> None:
     """RFC 3461 §4."""
     talk = Conversation(config_for(announces_dsn=True))

@@ -183,7 +183,7 @@ class SmtpClient:
             self._needs_reset = False
             self._send(b"RSET", self._on_reset)
         self._send(self._mail_command(envelope, size_octets, has_eight_bit, needs_smtputf8), self._on_mail)
-        limit = self._recipient_limit()
+        limit = self.limit("RCPTMAX", len(self._recipients))
         last = min(limit, len(self._recipients)) - 1
         for index, recipient in enumerate(self._recipients):
             if index >= limit:
@@ -378,13 +378,13 @@ class SmtpClient:
             return Failed(NEEDS_SMTPUTF8, f"{self._remote} does not offer SMTPUTF8")
         return None
 
-    def _recipient_limit(self) -> int:
-        """Source: RFC 9422 §4 (RCPTMAX)."""
+    def limit(self, name: str, default: int) -> int:
+        """A limit that the server announced ("RCPTMAX", "MAILMAX"), at least 1. Source: RFC 9422 §4."""
         for word in self.extensions.get("LIMITS", "").upper().split():
-            name, _, value = word.partition("=")
-            if name == "RCPTMAX" and value.isascii() and value.isdigit() and 0 < len(value) < 7:
+            found, _, value = word.partition("=")
+            if found == name and value.isascii() and value.isdigit() and len(value) < 7:
                 return max(int(value), 1)
-        return len(self._recipients)
+        return default
 
     def _mail_command(self, envelope: Envelope, size_octets: int, has_eight_bit: bool, needs_smtputf8: bool) -> bytes:
         path = str(envelope.reverse_path) if envelope.reverse_path else ""
