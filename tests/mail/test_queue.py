@@ -293,6 +293,30 @@ def test_case_022_a_dead_host_gets_one_probe_and_others_go_on():
     run(scenario())
 
 
+def test_a_small_destination_does_not_wait_for_big_ones():
+    async def scenario():
+        world = await away_world(replace(SETTINGS, queue=Queue(per_destination=2, concurrency=4)))
+        order: list[str] = []
+
+        async def send(hop: Hop, parcel: Any) -> list[Outcome]:
+            order.append(hop.host)
+            await asyncio.sleep(0)
+            return [Delivered()]
+
+        world.wire.send = send  # type: ignore[method-assign]
+        mover = world.mover()
+        for _ in range(20):
+            await post(world, "", "x@away.example")
+            await post(world, "", "x@other.example")
+        await post(world, "", "x@dead.example")
+        for _ in range(20):
+            await turn(world, mover)
+        assert len(order) == 41
+        assert order.index("mx.dead.example") < 10
+
+    run(scenario())
+
+
 def test_suspended_mail_expires_only_after_a_real_attempt():
     async def scenario():
         world = await away_world()

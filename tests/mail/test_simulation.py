@@ -87,7 +87,7 @@ async def play(seed: int) -> tuple[World, Story, dict[JobId, tuple[str, str]]]:
         recipients: list[str | Recipient] = []
         for index in range(chance.choice([1, 1, 2, 5, 30])):
             domain = chance.randrange(DOMAINS)
-            fate = "silent" if domain < 4 else chance.choice(["ok", "ok", "ok", "later", "never", "lost", "grey"])
+            fate = "silent" if domain < 4 else chance.choice(["ok"] * 7 + ["later", "never", "lost"] * 2 + ["grey"])
             name = f"m{number}r{index}"
             story.fates[name] = fate
             recipients.append(Recipient(Address(name, f"d{domain}.example")))
@@ -124,7 +124,7 @@ async def run_out(world: World, mover: object, chance: random.Random) -> None:
         if due_s is None:
             return
         # Time goes to where a good many jobs are due, so that the story is short.
-        world.clock.advance(max(due_s - world.clock.now(), 0) + 900.0)
+        world.clock.advance(max(due_s - world.clock.now(), 0) + 1800.0)
     raise AssertionError("the queue never ended")
 
 

@@ -114,6 +114,9 @@ class Mover:
         self._settler = Settler(store.spool, reporter, settings, clock, random, log, metrics, sleep)
         self._local = LocalDelivery(store.mailboxes, clock, self._settler, signals, log)
         self._destinations: dict[str, _Destination] = {}
+        """Those with mail in hand, and those that failed lately."""
+        self._waiting: dict[str, _Destination] = {}
+        """Of those, the ones with mail that waits for its turn."""
         self._active = 0
         self._claimed = 0
         """Remote jobs in hand."""
@@ -156,7 +159,7 @@ class Mover:
         """Take nothing new; finish what is on its way, for half a minute at most; leave the rest to the next start."""
         self._stopping = True
         self._wake.set()
-        for destination in self._destinations.values():
+        for destination in self._waiting.values():
             while destination.waiting:
                 self._give_back(destination.waiting.popleft())
         if self._tasks:
@@ -200,7 +203,7 @@ class Mover:
         """Targets that have enough in hand."""
         bound = self._queue.per_destination * 2
         busy = self._local.busy(400)
-        for destination in self._destinations.values():
+        for destination in self._waiting.values():
             if len(destination.waiting) >= bound:
                 busy += destination.targets
         return busy
@@ -222,6 +225,7 @@ class Mover:
             if destination is None:
                 destination = self._destinations[name] = _Destination(name)
             destination.targets.update(claim.job.target for claim in group)
+            self._waiting[name] = destination
             self._claimed += len(group)
             for start in range(0, len(group), MAX_RECIPIENTS):
                 destination.waiting.append(_Load(group[start : start + MAX_RECIPIENTS]))
@@ -249,18 +253,25 @@ class Mover:
         progress = True
         while progress:
             progress = False
-            for destination in list(self._destinations.values()):
+            for destination in list(self._waiting.values()):
                 if destination.is_dead and self._clock.monotonic() < destination.dead_until_s:
                     self._suspend(destination)
-                elif destination.waiting and destination.active < self._limit(destination):
+                elif destination.active < self._limit(destination):
                     if self._active >= self._queue.concurrency:
                         return
                     progress = True
                     self._start(destination, destination.waiting.popleft())
-                elif not destination.waiting and not destination.active:
-                    destination.targets.clear()
-                    if not destination.failures:
-                        del self._destinations[destination.name]
+                    del self._waiting[destination.name]
+                    self._waiting[destination.name] = destination  # its next turn is after all others'
+                if not destination.waiting:
+                    del self._waiting[destination.name]
+
+    def _leave(self, destination: _Destination) -> None:
+        """Forget a destination without mail, unless it failed."""
+        if not destination.waiting and not destination.active:
+            destination.targets.clear()
+            if not destination.failures:
+                self._destinations.pop(destination.name, None)
 
     def _limit(self, destination: _Destination) -> int:
         return 1 if destination.is_dead else self._queue.per_destination
@@ -271,6 +282,7 @@ class Mover:
         while destination.waiting:
             load = destination.waiting.popleft()
             self._finish(load.claims, [answer] * len(load.claims), destination.failed_s)
+        self._leave(destination)
 
     def _start(self, destination: _Destination, load: _Load) -> None:
         destination.active += 1
@@ -299,6 +311,7 @@ class Mover:
         self._judge(destination, outcomes, started_s)
         self._finish(load.claims, outcomes, started_s)
         self._pump()
+        self._leave(destination)
 
     async def _send(self, name: str, claims: list[Claim]) -> list[Outcome]:
         hops = await self._hops.hops_for(name)
