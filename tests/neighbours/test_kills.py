@@ -34,6 +34,7 @@ from .processes import alive, open_folder, until
 from .wire import ImapWire, SmtpWire, WireError
 
 SENDERS, APPENDERS, RECIPIENTS = 8, 2, 6
+BY_HAND = 0.1  # about this part of all kills hits the supervisor
 NUMBER = re.compile(rb"^Subject: kill (\d+)\r\n", re.M)
 DOMAIN = "pillarbox.test"
 
@@ -153,10 +154,12 @@ def torment(victim: Victim, *, kills: int, seconds: float, seed: int) -> Outcome
         client.start()
     begun = time.monotonic()
     done = supervisor_kills = 0
+    restart_s = 1.5
     try:
         while done < kills and time.monotonic() - begun < seconds:
-            left = seconds - (time.monotonic() - begun)
-            time.sleep(chance.uniform(0, 1.6) * left / (kills - done + 1))
+            # what restarts by hand will cost is kept back, so that the kills fit into the time
+            left = seconds - (time.monotonic() - begun) - restart_s * BY_HAND * (kills - done)
+            time.sleep(chance.uniform(0, 1.8) * max(left, 0.0) / (kills - done + 1))
             family = victim.family()
             chosen = _choose(family, chance)
             for pid in chosen:
@@ -165,8 +168,10 @@ def torment(victim: Victim, *, kills: int, seconds: float, seed: int) -> Outcome
                     done += 1
             if family[0] in chosen:
                 supervisor_kills += 1
+                fell = time.monotonic()
                 until("all processes to end with their supervisor", lambda f=family: not any(map(alive, f)), 15)
                 victim.start()
+                restart_s = 0.7 * restart_s + 0.3 * (time.monotonic() - fell)
         took = time.monotonic() - begun
     finally:
         ending.set()
@@ -182,9 +187,9 @@ def _choose(family: list[int], chance: random.Random) -> list[int]:
     """Mostly one process below the supervisor; at times the supervisor, two at once, or all at once."""
     supervisor, *others = family
     dice = chance.random()
-    if not others or dice < 0.08:
+    if not others or dice < 0.07:
         return [supervisor]
-    if dice < 0.12:
+    if dice < 0.11:
         return family
     return chance.sample(others, min(2 if dice < 0.2 else 1, len(others)))
 
