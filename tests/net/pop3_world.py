@@ -222,7 +222,7 @@ class World:
             server.close()
             await self.listener.stop(5)
             assert self.gate.inside == 0
-            assert not list(self.run.glob("*.pop3"))
+            assert not list((self.run / "pop3").iterdir())
 
     async def client(self, login: bool = True, **options: Any) -> Client:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 26, **options)

@@ -211,7 +211,7 @@ def test_case_192_across_processes_and_freed_by_death(tmp_path: Path) -> None:
         assert lock is not None and locks.take(ADA.id) is None
         lock.release()
         lock.release()
-        assert list(tmp_path.iterdir()) == []
+        assert list((tmp_path / "pop3").iterdir()) == []
     finally:
         holder.kill()
 

@@ -34,13 +34,14 @@ class MaildropLocks:
     """Locks of the accounts of one home."""
 
     def __init__(self, run: Path) -> None:
-        """`run` is the folder for them; it is made (mode 700) if it is missing. Raises OSError."""
+        """`run` is the home's folder for such things; a folder `pop3` is made in it (mode 700). Raises OSError."""
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._run = run
+        self._folder = run / "pop3"  # of their own: who watches `run` for other processes is not disturbed
+        self._folder.mkdir(mode=0o700, exist_ok=True)
 
     def take(self, account: AccountId) -> MaildropLock | None:
         """The account's lock, or None if another session holds it. Never waits. Raises OSError."""
-        path = self._run / f"{account}.pop3"
+        path = self._folder / f"{account}.lock"
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:

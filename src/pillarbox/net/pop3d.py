@@ -43,7 +43,7 @@ class Pop3Listener:
         metrics: Metrics | None = None,
         signals: Signals | None = None,
     ) -> None:
-        """`run` is the folder of lock files, one for all processes of the home. `tls`: for STLS, or None where the
+        """`run` is `HOME/run`, where all processes of the home keep their locks. `tls`: for STLS, or None where the
         listener has none or is inside TLS from the start."""
         self._service = Service(
             store=store,

@@ -26,6 +26,7 @@ from pillarbox.protocol.pop3.events import (
     StartTls,
     Update,
 )
+from pillarbox.protocol.pop3.lines import LineError, Lines
 from pillarbox.protocol.pop3.maildrop import Maildrop
 from pillarbox.protocol.sasl import (
     Authenticated,
@@ -51,7 +52,7 @@ LANGUAGES: Final = {"en": "English", "i-default": "Default language"}
 
 _NUMBER: Final = re.compile(rb"[0-9]{1,10}")
 _TWO_NUMBERS: Final = re.compile(rb"([0-9]{1,10}) +([0-9]{1,10})")
-_RETRIEVE: Final = re.compile(rb"(?:RETR|TOP) ([0-9]{1,10})(?: ([0-9]{1,10}))?\r?\n", re.IGNORECASE)
+_RETRIEVE: Final = re.compile(rb"(RETR|TOP) ([0-9]{1,10})(?: ([0-9]{1,10}))?\r?\n", re.IGNORECASE)
 """What most lines are, as most clients write them."""
 _HTTP: Final = frozenset((b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS"))
 
@@ -98,9 +99,7 @@ class Pop3Server:
         self._cleartext_login = cleartext_login
         self._max_failures = auth_failures
         self._auth_line_octets = auth_line_octets
-        self._buffer = b""
-        self._position = 0
-        self._discarding = False
+        self._lines = Lines()
         self._pending: Event | None = None
         self._queued: deque[Event] = deque()
         self._user: str | None = None
@@ -119,7 +118,7 @@ class Pop3Server:
     @property
     def buffered(self) -> int:
         """Octets received and not yet looked at."""
-        return len(self._buffer) - self._position
+        return len(self._lines)
 
     @property
     def maildrop(self) -> Maildrop | None:
@@ -128,8 +127,7 @@ class Pop3Server:
     def receive(self, octets: bytes) -> None:
         """Take what has arrived. Nothing is kept after the end, nor before a TLS handshake."""
         if self.state not in (State.SECURING, State.UPDATE):
-            self._buffer = self._buffer[self._position :] + octets
-            self._position = 0
+            self._lines.receive(octets)
 
     def next_event(self) -> Event | None:
         """What is to be done next, in the order of the client's commands."""
@@ -143,10 +141,13 @@ class Pop3Server:
             line = self._take_line()
             if line is None:
                 return None
-            event = self._continue_exchange(line) if self._exchange else self._obey(line)
+            if line is LineError.TOO_LONG:
+                event = self._line_too_long()
+            else:
+                event = self._continue_exchange(line) if self._exchange else self._obey(line)
         if isinstance(event, Close):
             self.state = State.UPDATE
-            self._buffer, self._position = b"", 0
+            self._lines.clear()
         elif not isinstance(event, (Say, Listing)):
             self._pending = event
         return event
@@ -154,14 +155,10 @@ class Pop3Server:
     def upcoming(self, limit: int) -> list[int]:
         """Indices of the messages that RETR and TOP ask for in the lines already here, up to the first that is
         something else. Only a hint, for reading many at once."""
-        found: list[int] = []
-        position = self._position
-        while self._maildrop and len(found) < limit and (match := _RETRIEVE.match(self._buffer, position)):
-            index = self._maildrop.find(int(match[1]))
-            if index is not None:
-                found.append(index)
-            position = match.end()
-        return found
+        if self._maildrop is None:
+            return []
+        found = [self._maildrop.find(int(match[2])) for match in self._lines.matches(_RETRIEVE, limit)]
+        return [index for index in found if index is not None]
 
     # --- answers in, octets out --------------------------------------------------------------------------------------
 
@@ -195,7 +192,7 @@ class Pop3Server:
     def secured(self) -> None:
         """Begin again inside TLS; what came in the clear is forgotten. Source: RFC 2595 §4."""
         self._pending = None
-        self._buffer, self._position = b"", 0
+        self._lines.clear()
         self._is_secure, self._user, self.utf8 = True, None, False
         self.state = State.AUTHORIZATION
 
@@ -214,47 +211,25 @@ class Pop3Server:
     def _take_retrieve(self) -> Retrieve | None:
         """The short way for RETR and TOP of a message that is here; all else goes the long way."""
         maildrop = self._maildrop
-        if maildrop is None or self._discarding or not (match := _RETRIEVE.match(self._buffer, self._position)):
+        if maildrop is None or not (match := self._lines.take_match(_RETRIEVE)):
             return None
-        index = maildrop.find(int(match[1]))
-        is_top = self._buffer[self._position] in b"Tt"
-        if index is None or is_top != (match[2] is not None):
+        index = maildrop.find(int(match[2]))
+        is_top = len(match[1]) == 3
+        if index is None or is_top != (match[3] is not None):
+            self._lines.take_back(match)
             return None
-        self._position = match.end()
-        return self._message(index, int(match[2]) if is_top else None)
+        return self._message(index, int(match[3]) if is_top else None)
 
     def _message(self, index: int, lines: int | None) -> Retrieve:
         assert self._maildrop
         opening = b"+OK %d octets\r\n" % self._maildrop.size(index) if lines is None else b"+OK\r\n"
         return Retrieve(index, self._maildrop.uid(index), opening, lines)
 
-    def _take_line(self) -> bytes | Event | None:
-        """A line without its end, what to say to one that is too long, or None."""
-        if self._discarding and not self._discard():
-            return None
-        start = self._position
-        in_auth = self._exchange is not None or self._buffer[start : start + 5].upper() == b"AUTH "
-        limit = self._auth_line_octets if in_auth else LINE_OCTETS
-        end = self._buffer.find(b"\n", start, start + limit)
-        if end >= 0:
-            self._position = end + 1
-            return self._buffer[start : end - 1 if self._buffer[end - 1 : end] == b"\r" and end > start else end]
-        if len(self._buffer) - start < limit:
-            return None
-        return self._line_too_long()
-
-    def _discard(self) -> bool:
-        """Skip the rest of a line that was too long; False if its end has not come yet."""
-        end = self._buffer.find(b"\n", self._position)
-        if end < 0:
-            self._buffer, self._position = b"", 0
-            return False
-        self._position = end + 1
-        self._discarding = False
-        return True
+    def _take_line(self) -> bytes | LineError | None:
+        in_auth = self._exchange is not None or self._lines.starts_with(b"AUTH ")
+        return self._lines.take(self._auth_line_octets if in_auth else LINE_OCTETS)
 
     def _line_too_long(self) -> Event:
-        self._discarding = True
         self._exchange = self._scram_name = None
         self._long_lines += 1
         if self._long_lines >= MAX_LONG_LINES:
@@ -271,9 +246,7 @@ class Pop3Server:
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
-    def _obey(self, line: bytes | Event) -> Event:
-        if not isinstance(line, bytes):
-            return line
+    def _obey(self, line: bytes) -> Event:
         verb, _, argument = line.partition(b" ")
         verb = verb.upper()
         if b"\0" in line or b"\r" in line:
@@ -376,9 +349,7 @@ class Pop3Server:
         self._exchange = exchange
         return self._follow(exchange.begin(response))
 
-    def _continue_exchange(self, line: bytes | Event) -> Event:
-        if not isinstance(line, bytes):
-            return line
+    def _continue_exchange(self, line: bytes) -> Event:
         assert self._exchange
         if line == b"*":
             self._exchange = self._scram_name = None
