@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 
 .PHONY: try test neighbours check format lint types architecture bench clean
 
+# make try ARGS='--password secret --port-offset 1000'
 try: $(VENV)/.run
-	$(BIN)/pillarbox try
+	$(BIN)/pillarbox try $(ARGS)
 
 # All tests that need no other program, on all cores.
 test: $(VENV)/.dev

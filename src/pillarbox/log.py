@@ -45,6 +45,9 @@ _SPOKEN_SECRET: Final = re.compile(
 )
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
+_PLAIN: Final = re.compile(r"[A-Za-z0-9@._<>/+-]{0,256}").fullmatch
+"""What needs no cleaning: most values."""
+
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -137,8 +140,16 @@ class Renderer:
             line["proc"] = self._process
         trouble = event.pop("exc_info", None)
         for key, value in event.items():
-            name = key if key.isidentifier() and len(key) <= MAX_KEY_CHARACTERS else _clean(key)[:MAX_KEY_CHARACTERS]
-            line[name if name not in line else name + "_"] = _field(key, value)
+            name, is_secret = _names.get(key) or _name(key)
+            kind = type(value)
+            if is_secret:
+                value = REDACTED
+            elif kind is str:
+                if not _PLAIN(value):
+                    value = _clean(value)
+            elif kind is not int and kind is not float and kind is not bool and value is not None:
+                value = _clean(_text(value))
+            line[name if name not in line else name + "_"] = value
         if trouble:
             line["trouble"] = _traceback(trouble)
         return self._format(line)
@@ -173,21 +184,26 @@ class Sampler:
         return -1 if count > SAMPLE_BURST else self._left.pop(peer, 0)
 
 
-def _field(key: str, value: Any) -> Any:
-    """A value as it may be written."""
-    if type(value) is int or value is None or type(value) is bool or type(value) is float:
-        return value
-    if key in SECRET_KEYS or key.endswith(("password", "secret", "_token")):
-        return REDACTED
+_names: Final[dict[str, tuple[str, bool]]] = {}
+"""Field name as it came → as it is written, and whether its value must not be."""
+
+
+def _name(key: str) -> tuple[str, bool]:
+    name = key if key.isidentifier() else _clean(key)
+    found = name[:MAX_KEY_CHARACTERS], key in SECRET_KEYS or key.endswith(("password", "secret", "_token"))
+    if len(_names) < 1024:
+        _names[key] = found
+    return found
+
+
+def _text(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
-        value = bytes(value[: MAX_VALUE_CHARACTERS + 1]).decode("latin-1")
-    return _clean(value if isinstance(value, str) else str(value))
+        return bytes(value[: MAX_VALUE_CHARACTERS + 1]).decode("latin-1")
+    return str(value)
 
 
 def _clean(text: str) -> str:
     """Shortened, control characters escaped, spoken secrets left out."""
-    if text.isalnum() and len(text) <= MAX_VALUE_CHARACTERS:
-        return text
     if len(text) > MAX_VALUE_CHARACTERS:
         text = text[:MAX_VALUE_CHARACTERS] + "…"
     if " " in text or "=" in text or ":" in text:

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from pillarbox.config import ConfigError
+from pillarbox.log import configure_logs
 from pillarbox.mail.intake import MailDesk
 from pillarbox.mail.limits import DoorGate
 from pillarbox.mail.logins import LoginDesk
@@ -351,7 +352,16 @@ class Process:
             log.error("reload failed, the old configuration stays", error=str(error))
             return
         self.plan = common.plan
+        reopen_log(self.plan.settings, "" if self.ready else self.name)
         log.info("reloaded", role=self.name)
+
+
+def reopen_log(settings: Settings, process: str) -> None:
+    """Set logging up as configured, or keep it as it was where that fails. A log file that was moved is made anew."""
+    try:
+        configure_logs(settings.log.level, settings.log.format, settings.log.file, process)
+    except OSError as error:
+        log.error("cannot open the log file", file=settings.log.file, error=error.strerror)
 
 
 async def _first(*waits: Awaitable[Any]) -> None:

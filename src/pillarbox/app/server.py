@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from pillarbox.app.roles import Plan, Process
+from pillarbox.app.roles import Plan, Process, reopen_log
 from pillarbox.cli.program import CONFIG, NO_INPUT, NO_PERMISSION, TEMPORARY, UNAVAILABLE, CommandError
 from pillarbox.config import ConfigError, effective_listeners, read_settings
 from pillarbox.log import configure_logs
@@ -90,7 +90,10 @@ class Server:
         if os.geteuid() == 0 and owner.uid:
             drop_root(owner.uid, owner.gid, owner.name)
         harden()
-        configure_logs(settings.log.level, settings.log.format, settings.log.file)
+        try:
+            configure_logs(settings.log.level, settings.log.format, settings.log.file)
+        except OSError as error:
+            raise CommandError(f"cannot write the log to {settings.log.file}: {error.strerror}", CONFIG) from error
         prove_home(self._home, settings)
         plan = self._plan(SharedNumbers(workers + 1))
         if workers == 1:
@@ -110,6 +113,7 @@ class Server:
             except (ConfigError, PillarboxError, CommandError, OSError) as error:
                 log.error("reload refused, the old configuration stays", error=str(error))
                 return False
+            reopen_log(latest[0].settings, "")
             log.info("configuration is right, workers take it over")
             return True
 
