@@ -175,7 +175,7 @@ def test_a_truncated_answer_is_asked_for_again_over_tcp() -> None:
                     return zone(query)
                 response = dns.message.make_response(query)
                 response.flags |= dns.flags.TC
-                return [response.to_wire()]
+                return [response.to_wire() + b"cut off"]
 
             server.answer = truncating
             answer = await DnsResolver(FakeClock(), [server.address]).lookup("big.test", "TXT")

@@ -31,6 +31,8 @@ QUERY_CAP_S: Final = 5.0
 UDP_TRY_S: Final = 1.5
 UDP_PAYLOAD: Final = 1232
 _HEADER_OCTETS: Final = 12
+_TRUNCATED: Final = 0x02
+"""TC, in the third octet. What such an answer holds is not looked at."""
 _random: Final = random.SystemRandom()
 
 
@@ -127,9 +129,8 @@ async def _ask_once(
         if not over_tcp:
             async with asyncio.timeout(UDP_TRY_S):
                 answer = await _exchange_udp(server, wire)
-            message = dns.message.from_wire(answer, ignore_trailing=True)
-            if not message.flags & dns.flags.TC:
-                return message
+            if not answer[2] & _TRUNCATED:
+                return dns.message.from_wire(answer, ignore_trailing=True)
         return dns.message.from_wire(await _exchange_tcp(server, wire), ignore_trailing=True)
 
 
