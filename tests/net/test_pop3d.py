@@ -460,9 +460,9 @@ def test_a_client_that_says_all_at_once_and_closes_its_side_is_answered(run: Run
     run(story())
 
 
-@pytest.mark.parametrize("size", [1, 20_000])
+@pytest.mark.parametrize("size", [1, 800])
 def test_utf8_headers_are_for_those_who_say_utf8(run: Run, tmp_path: Path, size: int) -> None:  # RFC 6856 §2.1
-    mail = "Subject: Grüße\r\n\r\n".encode() + "Köln\r\n".encode() * size * 2
+    mail = "Subject: Grüße\r\n\r\n".encode() + ("Köln " * 40 + "\r\n").encode() * size
 
     async def story() -> None:
         async with World(tmp_path, FakeMailboxes(mail)).serving() as world:
