@@ -67,4 +67,5 @@ def started(*words: str) -> Iterator[Running]:
     finally:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        rest, _ = process.communicate()
+        print(running.text + rest.decode())  # pytest shows it beside a failure
