@@ -73,7 +73,7 @@ class Arrivals:
         self.content = Content(hashlib.sha256(octets).digest(), len(octets), octets)
         self.forms: WireForms = wire_forms(octets)
         self.background: set[asyncio.Task[None]] = set()
-        self.slots = asyncio.Semaphore(100)
+        self.slots = asyncio.Semaphore(1000)
 
     async def arrive(self, accounts: list[AccountId], wait: bool = False) -> None:
         number = SpoolId(new_id())

@@ -348,3 +348,19 @@ def test_an_account_goes_to_the_trash_and_comes_back(engine: Engine) -> None:
         await store.mailboxes.append(account, inbox, [engine.email(4)])
 
     engine.run(story)
+
+
+def test_names_that_were_given_up_are_remembered_in_bounds(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pillarbox.store.sqlite.mailboxes.RETIRED", 3)
+
+    async def story(store: Store) -> None:
+        account, _ = await with_account(engine, store)
+        old = await store.mailboxes.create(account, "old")
+        highest = 0
+        for i in range(5):
+            highest = (await store.mailboxes.create(account, f"n{i}")).uidvalidity
+            await store.mailboxes.delete(account, f"n{i}")
+        await store.mailboxes.rename(account, "old", "n0")
+        assert (await store.mailboxes.status(account, "n0")).uidvalidity > highest - 1 > old.uidvalidity
+
+    engine.run(story)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +87,11 @@ class Pool:
         `tmp/` as well. In a thread, within the spool's turn (`is_needed` asks the spool). Returns how many."""
         removed, before = 0, time.time() - AGE_S
         for entry in os.scandir(self.tmp):
-            if entry.stat(follow_symlinks=False).st_mtime < before and entry.is_file(follow_symlinks=False):
+            if entry.stat(follow_symlinks=False).st_mtime >= before:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
                 os.unlink(entry.path)
         for shelf in os.scandir(self.folder):
             for entry in os.scandir(shelf.path):

@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,7 +53,7 @@ class AccountFile:
     """One account as this process has it open: perhaps a writing and a reading connection."""
 
     __slots__ = (
-        "_accounts", "_pending_forgets", "files", "folder", "id", "read_lane", "reader", "reading",
+        "_accounts", "_pending_forgets", "closing", "files", "folder", "id", "read_lane", "reader", "reading",
         "topic", "write_lane", "writer",
     )  # fmt: skip
 
@@ -71,6 +72,7 @@ class AccountFile:
         self.reader: apsw.Connection | None = None
         self.reading = threading.Lock()
         self._pending_forgets: list[bytes] = []
+        self.closing: list[AccountFile] = []
 
     def _open(self) -> apsw.Connection:
         path = self.folder / "mail.db"
@@ -103,6 +105,7 @@ class AccountFile:
 
     def _write(self, tasks: list[Any]) -> Sequence[Done]:
         """Deliveries that stand together become one task; then all run in one transaction."""
+        self._close_others()
         works = [(task.work, task.future) for task in tasks if isinstance(task, LaneWork)]
         if works:
             rest = [task for task in tasks if not isinstance(task, LaneWork)]
@@ -142,7 +145,15 @@ class AccountFile:
 
         return verb
 
+    def _close_others(self) -> None:
+        while self.closing:
+            try:
+                self.closing.pop().close()
+            except IndexError:  # the other lane was faster
+                return
+
     def _read(self, tasks: list[Task]) -> Sequence[Done]:
+        self._close_others()
         done: list[Done] = []
         for task in tasks:
             try:
@@ -242,10 +253,13 @@ class Accounts:
         return file
 
     def _close_oldest(self, asked: AccountId) -> None:
-        """Close as many as there are too many, busy ones excepted: those go when they are idle."""
+        """Close as many as there are too many, busy ones excepted: those go when they are idle. The thread that opens
+        the asked one closes them, so that no other need be woken."""
         excess = len(self._open) - self._limit
-        for account in [account for account, file in self._open.items() if file.idle and account != asked][:excess]:
-            self._lanes.submit(Lane(_close_file), self._open.pop(account))
+        idle = (account for account, file in self._open.items() if file.idle and account != asked)
+        closing = self._open[asked].closing
+        for account in list(islice(idle, excess)):
+            closing.append(self._open.pop(account))
 
     async def forget_file(self, account: AccountId) -> None:
         """Close the account's connections in this process."""
@@ -405,14 +419,9 @@ class Accounts:
     def close(self) -> None:
         """After the lanes have ended."""
         for file in self._open.values():
-            file.close()
+            for other in (*file.closing, file):
+                other.close()
         self._open.clear()
-
-
-def _close_file(files: list[AccountFile]) -> Sequence[Done]:
-    for file in files:
-        file.close()
-    return ()
 
 
 def _run_work(items: list[tuple[Callable[[], Any], asyncio.Future[Any]]]) -> Sequence[Done]:

@@ -29,6 +29,8 @@ class Outbox:
 
     def post(self, done: Sequence[Done]) -> None:
         """From any thread."""
+        if not done:
+            return
         self._done.append(done)
         if not self._woken:
             self._woken = True
@@ -78,6 +80,7 @@ class LanePool:
     def __init__(self, name: str, threads: int, outbox: Outbox) -> None:
         self._outbox = outbox
         self._lock = threading.Lock()
+        self._closing = False
         self._ready: SimpleQueue[Lane | None] = SimpleQueue()
         self._threads = [threading.Thread(target=self._serve, name=f"{name}-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
@@ -94,6 +97,7 @@ class LanePool:
 
     def close(self) -> None:
         """Finish what is queued, then end the threads. Blocks."""
+        self._closing = True
         for _ in self._threads:
             self._ready.put(None)
         for thread in self._threads:
@@ -101,11 +105,16 @@ class LanePool:
 
     def _serve(self) -> None:
         while (lane := self._ready.get()) is not None:
-            with self._lock:
-                tasks, lane.tasks = lane.tasks, []
-            self._outbox.post(lane.run(tasks))
-            with self._lock:
-                if not lane.tasks:
-                    lane.scheduled = False
-                    continue
-            self._ready.put(lane)
+            while self._run(lane):
+                if not self._closing:  # others first
+                    self._ready.put(lane)
+                    break
+
+    def _run(self, lane: Lane) -> bool:
+        """One batch; True if more came meanwhile."""
+        with self._lock:
+            tasks, lane.tasks = lane.tasks, []
+        self._outbox.post(lane.run(tasks))
+        with self._lock:
+            lane.scheduled = bool(lane.tasks)
+            return lane.scheduled

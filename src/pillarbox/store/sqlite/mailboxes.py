@@ -24,6 +24,8 @@ _COLUMNS: Final = (
     "id, name, uidvalidity, uidnext, modseq, messages, unseen, deleted, size, recent_uid, special_use, keywords"
 )
 NOSELECT: Final = "\\Noselect"
+RETIRED: Final = 20_000
+"""Names that were given up and are remembered one by one."""
 
 
 class Meta:
@@ -224,8 +226,8 @@ def rename(db: Db, name: str, new_name: str, limit: int, now_s: float) -> Box | 
 def _rename_row(db: Db, meta: Meta, number: int, old: str, new: str, now_s: float) -> None:
     [(validity,)] = db.execute("SELECT uidvalidity FROM mailbox WHERE id=?", (number,)).fetchall()
     _retire_name(db, old, validity)
-    retired = db.execute("SELECT uidvalidity FROM retired WHERE name=?", (new,)).fetchall()
-    if retired and retired[0][0] >= validity:  # another mailbox had this name with a higher one (case 179)
+    retired = db.execute("SELECT uidvalidity FROM retired WHERE name IN (?, '')", (new,)).fetchall()
+    if any(other >= validity for (other,) in retired):  # another mailbox had this name with a higher one (case 179)
         validity = meta.new_uidvalidity(now_s)
     db.execute("UPDATE mailbox SET name=?, uidvalidity=? WHERE id=?", (new, validity, number))
 
@@ -249,6 +251,11 @@ def _retire_name(db: Db, name: str, uidvalidity: int) -> None:
         "INSERT INTO retired VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET uidvalidity=max(uidvalidity, ?2)",
         (name, uidvalidity),
     )
+    [(count,)] = db.execute("SELECT count(*) FROM retired").fetchall()
+    if count > RETIRED:  # from here on all of them count as one: the name "" stands for any
+        [(highest,)] = db.execute("SELECT max(uidvalidity) FROM retired").fetchall()
+        db.execute("DELETE FROM retired")
+        db.execute("INSERT INTO retired VALUES('', ?)", (highest,))
 
 
 def _check_room(db: Db, more: int, limit: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from pillarbox.model.errors import LeaseLost
 from pillarbox.store.api import Claim, Job, Selection, Spooled
 from pillarbox.store.sqlite.files import Db
 from pillarbox.store.sqlite.spool_rows import HELD, JOB_COLUMNS, MESSAGE_COLUMNS, QUEUED, job_of, message_of
@@ -53,7 +52,7 @@ def claim(db: Db, holder: int, limit: int, now_s: float, busy: frozenset[str], c
         targets += [row for row in db.execute(_TARGETS, ("", TARGETS)) if row[0] <= cursor]
     due = sorted((next_s, name) for name, next_s in targets if next_s <= now_s and name not in busy)
     keys = _share_out(db, [name for _, name in due], limit, now_s)
-    return [_lease(db, holder, key) for key in keys], following
+    return [taken for key in keys if (taken := _lease(db, holder, key)) is not None], following
 
 
 def _share_out(db: Db, targets: list[str], limit: int, now_s: float) -> list[JobKey]:
@@ -78,13 +77,14 @@ def _share_out(db: Db, targets: list[str], limit: int, now_s: float) -> list[Job
     return keys
 
 
-def _lease(db: Db, holder: int, key: JobKey) -> Claim:
+def _lease(db: Db, holder: int, key: JobKey) -> Claim | None:
+    """None for a job whose message is missing: it stays leased to nobody's use, and `verify` tells of it."""
     db.execute("UPDATE job SET holder=?, token=token+1 WHERE spool_id=? AND id=?", (holder, *key))
     [row] = db.execute(f"SELECT {JOB_COLUMNS} FROM job WHERE spool_id=? AND id=?", key).fetchall()
     job, _, token = job_of(row)
     rows = db.execute(f"SELECT {MESSAGE_COLUMNS}, data FROM message WHERE id=?", (job.spool_id,)).fetchall()
     if not rows:
-        raise LeaseLost(f"message {job.spool_id.hex()} is missing")
+        return None
     return Claim(job, message_of(rows[0][:-1], rows[0][-1]), token)
 
 
