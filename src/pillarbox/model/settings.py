@@ -27,7 +27,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """See LIMITS in the manual. Every limit is per process group unless it says otherwise."""
+    """Bounds on what clients may do. With several workers, each has its share of those that count sessions or rates."""
 
     sessions_per_ip: int = 30
     """Sessions at once from one IPv4 address or IPv6 /64, for SMTP from other servers and sessions not logged in;
