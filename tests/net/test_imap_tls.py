@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 
 import pytest
@@ -41,6 +42,29 @@ def test_starttls_then_login(tmp_path, contexts):
         assert session.tls.startswith("TLSv1.")
 
     play(tmp_path, story, tls=server, mode="starttls", cleartext=False)
+
+
+def test_commands_sent_with_the_end_of_the_handshake(tmp_path, contexts):
+    """A client need not wait for anything after its part of the handshake."""
+    server, context = contexts
+
+    async def story(world: World) -> None:
+        def work() -> list[bytes]:
+            said = []
+            for _ in range(30):
+                with socket.create_connection(("127.0.0.1", world.port), timeout=10) as plain:
+                    plain.recv(1000)
+                    plain.sendall(b"a STARTTLS\r\n")
+                    plain.recv(1000)
+                    with context.wrap_socket(plain) as secure:
+                        secure.sendall(b"b LOGOUT\r\n")
+                        said.append(secure.recv(1000))
+            return said
+
+        said = await asyncio.get_running_loop().run_in_executor(None, work)
+        assert all(line.startswith(b"* BYE") for line in said)
+
+    play(tmp_path, story, tls=server, mode="starttls")
 
 
 def test_case_052_commands_after_starttls(tmp_path, contexts):

@@ -87,6 +87,7 @@ async def starttls(session: ImapSession, tag: bytes, command: StartTls) -> None:
     session.ok(tag, b"Begin TLS.")
     session.policy.tls = await session.line.secure(context)
     session.core.secured()
+    session.line.secured()
 
 
 # --- logins -----------------------------------------------------------------------------------------------------------

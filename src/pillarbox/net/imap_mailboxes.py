@@ -4,9 +4,11 @@ NAMESPACE. Source: RFC 3501 §6.3, §6.4.2; RFC 2342, RFC 3348 (CHILDREN), RFC 3
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Final
 
+from pillarbox.model.errors import NoSuchMailbox
 from pillarbox.model.flags import SEEN
 from pillarbox.model.mailbox import Account, Mailbox, Placements
 from pillarbox.model.uids import UidSet
@@ -84,8 +86,10 @@ async def close(session: ImapSession, tag: bytes, command: Close) -> None:
     """CLOSE expunges without a word, unless the mailbox is read-only; UNSELECT does not. Source: §6.4.2, RFC 3691."""
     chosen = session.selected
     assert chosen is not None
-    if command.expunge and not chosen.read_only:
-        await session.service.store.mailboxes.expunge(known_account(session).id, chosen.id, chosen.view.everything())
+    if command.expunge and not chosen.read_only and len(chosen.view):
+        mailboxes, everything = session.service.store.mailboxes, chosen.view.everything()
+        with contextlib.suppress(NoSuchMailbox):  # deleted meanwhile: it is left all the same
+            await mailboxes.expunge(known_account(session).id, chosen.id, everything)
     _leave(session)
     session.ok(tag)
 
@@ -99,9 +103,10 @@ async def create(session: ImapSession, tag: bytes, command: Create) -> None:
 @handles(Delete)
 async def delete(session: ImapSession, tag: bytes, command: Delete) -> None:
     """Deleting what is selected here closes it first, as other servers do."""
-    if session.selected and session.selected.name == command.mailbox:
+    account, mailboxes = known_account(session), session.service.store.mailboxes
+    if session.selected and session.selected.id == (await mailboxes.status(account.id, command.mailbox)).id:
         _leave(session)
-    await session.service.store.mailboxes.delete(known_account(session).id, command.mailbox)
+    await mailboxes.delete(account.id, command.mailbox)
     await finish(session, tag)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from pillarbox.mail.desk import Gate, Logins, Session
-from pillarbox.mail.metrics import Log, Metrics
+from pillarbox.mail.metrics import Log, Metrics, count
 from pillarbox.model.clock import Clock
 from pillarbox.model.errors import (
     DamagedMessage,
@@ -58,7 +58,10 @@ class Line(Protocol):
         """Wait until the client has read most of what was said."""
 
     async def secure(self, context: ssl.SSLContext) -> str:
-        """Begin TLS; returns protocol and cipher."""
+        """Begin TLS; returns protocol and cipher. What comes inside it is held back until `secured`."""
+
+    def secured(self) -> None:
+        """The session has begun again: hand it what came inside TLS so far."""
 
     def wake(self) -> None:
         """The account has changed: tell of it, if the session idles."""
@@ -193,6 +196,7 @@ class ImapSession:
         """Carry out one event. Raises only cancellation."""
         match event:
             case Request(tag, command):
+                count(self.service.metrics, "imap_commands", command=type(command).__name__.lower())
                 await self.guarded(tag, HANDLERS[type(command)](self, tag, command))
             case Send(octets):
                 self.line.write(octets)

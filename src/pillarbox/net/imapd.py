@@ -160,6 +160,7 @@ class ImapConnection(asyncio.Protocol):
         "_closing",
         "_drained",
         "_heard_s",
+        "_held",
         "_loop",
         "_out",
         "_paused_s",
@@ -185,6 +186,8 @@ class ImapConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._out = bytearray()
         self._drained: asyncio.Future[None] | None = None
+        self._held: bytearray | None = None
+        """Octets that came inside TLS before the session knew of it: a fast client's first command."""
         now_s = self._service.clock.monotonic()
         self._heard_s = self._said_s = self._polled_s = now_s
         self._paused_s: float | None = None
@@ -220,6 +223,9 @@ class ImapConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard_s = self._service.clock.monotonic()
         if self._closing:
+            return
+        if self._held is not None:
+            self._held += data
             return
         self.session.core.receive(data)
         self._flow()
@@ -360,6 +366,7 @@ class ImapConnection(asyncio.Protocol):
         if old is None:
             raise ConnectionError("the client has gone")
         old.pause_reading()
+        self._held = bytearray()
         timeout_s = self._service.limits.handshake_timeout_s
         try:
             new = await self._loop.start_tls(old, self, context, server_side=True, ssl_handshake_timeout=timeout_s)
@@ -370,6 +377,11 @@ class ImapConnection(asyncio.Protocol):
         self._use(new)
         self._reading = True
         return describe(new.get_extra_info("ssl_object"))
+
+    def secured(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            self.session.core.receive(bytes(held))
 
     def close(self) -> None:
         """Say no more. What the client still sends is read and dropped for a moment: else the reset of a connection
