@@ -91,17 +91,22 @@ def test_supervised_workers_serve_reload_die_and_stop(shell: Shell) -> None:
         server.until("reload refused, the old configuration stays")
         edit(host.config, lambda text: text.removeprefix("bogus = 1\n"))
 
-        # a right one is taken over
+        # a right one is taken over, by new sessions; those that run go on
+        running = smtplib.SMTP("127.0.0.1", host.smtp, timeout=30)
+        running.ehlo()
         edit(host.config, lambda text: text.replace("# message_octets = 52428800", "message_octets = 1000000"))
         assert shell("reload").code == 0
         server.until('"event":"reloaded"', 3)
         assert host.size_announced() == 1_000_000
+        assert running.ehlo()[0] == 250 and running.esmtp_features["size"] == "52428800"
+        running.sendmail("x@example.net", ["ada@example.org"], "Subject: running\r\n\r\nhello\r\n")
+        running.quit()
 
         # cases 39, 244: any worker may be killed; its clients wait, nothing is lost
         for pid in children(server.process.pid):
             os.kill(pid, signal.SIGKILL)
         server.until('"event":"worker died"', 3)
-        assert host.arrive("two") == ["one", "two"]
+        assert host.arrive("two") == ["one", "running", "two"]
 
         # a user removed by a command is refused by all workers soon
         shell.ok("user", "remove", "ada@example.org")

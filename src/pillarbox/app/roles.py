@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from pillarbox.app.gate import CountedGate
 from pillarbox.config import ConfigError
 from pillarbox.log import configure_logs
 from pillarbox.mail.intake import MailDesk
@@ -45,6 +46,7 @@ from pillarbox.store.api import Store
 from pillarbox.store.sqlite.engine import open_store
 
 GAUGES_S: Final = 10.0
+RETIRE_S: Final = 5.0
 _SIOCGIFADDR: Final = 0x8915
 STOP_S: Final = 28.0
 """For sessions to end what they are at: a little less than the supervisor waits."""
@@ -79,6 +81,16 @@ class Generation:
     acceptors: list[Acceptor]
     services: list[Service]
     desk: MailDesk
+    logins: LoginDesk
+    gate: CountedGate
+
+    async def end(self, grace_s: float) -> None:
+        """Let sessions end what they are at, and deliver what was accepted."""
+        for acceptor in self.acceptors:
+            acceptor.close()
+        await asyncio.gather(*(service.stop(grace_s) for service in self.services))
+        await self.desk.close()
+        self.logins.close()
 
 
 @dataclass(slots=True)
@@ -102,6 +114,8 @@ class Front:
         plan = common.plan
         self._tls = ServerTls(plan.certificate, plan.key, plan.settings.tls.min_version)
         self._generations: list[Generation] = []
+        self._open_now: dict[str, int] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Accept connections, by the plan as it is now."""
@@ -115,31 +129,37 @@ class Front:
         self.start()
         for acceptor in before.acceptors:
             acceptor.close()
+        task = asyncio.get_running_loop().create_task(self._retire(before))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, generation: Generation) -> None:
+        """End the services of an old configuration when their last session has gone, maybe days later."""
+        while generation.gate.sessions:
+            await asyncio.sleep(RETIRE_S)
+        await generation.end(0.0)
+        self._generations.remove(generation)
 
     async def stop(self) -> None:
         """Accept no more, let sessions end what they are at, deliver what was accepted."""
+        for task in self._retiring:
+            task.cancel()
         for _, sock in self._bound:
             sock.close()
-        for generation in self._generations:
-            for acceptor in generation.acceptors:
-                acceptor.close()
-        await asyncio.gather(
-            *(service.stop(STOP_S) for generation in self._generations for service in generation.services)
-        )
-        for generation in self._generations:
-            await generation.desk.close()
+        await asyncio.gather(*(generation.end(STOP_S) for generation in self._generations))
 
     def _generation(self) -> Generation:
         """Each acceptor has a descriptor of its own, so that it can be closed while the next one takes over."""
         common = self._common
         settings, workers = common.plan.settings, common.plan.workers
-        gate = DoorGate(settings, common.clock, common.counters, workers)
+        door = DoorGate(settings, common.clock, common.counters, workers)
+        gate = CountedGate(door, common.counters, self._open_now)
         logins = LoginDesk(common.store, settings, common.clock, os.urandom, log, common.counters, workers)
         desk = MailDesk(
             common.store, settings, common.clock, os.urandom, log, common.counters, common.signals, common.resolver,
             workers,
         )  # fmt: skip
-        made = Generation([], [], desk)
+        made = Generation([], [], desk, logins, gate)
         for listener, sock in self._bound:
             context = self._tls.context
             service, factory = self._service(
@@ -157,7 +177,7 @@ class Front:
         return made
 
     def _service(
-        self, listener: Listener, tls: ssl.SSLContext | None, gate: DoorGate, logins: LoginDesk, desk: MailDesk
+        self, listener: Listener, tls: ssl.SSLContext | None, gate: CountedGate, logins: LoginDesk, desk: MailDesk
     ) -> tuple[Service, Callable[[], asyncio.BaseProtocol]]:
         """A listener's service, and what makes a protocol for each of its connections."""
         common = self._common
