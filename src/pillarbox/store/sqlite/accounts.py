@@ -24,6 +24,7 @@ from pillarbox.store.sqlite.lanes import Done, Lane, LanePool, Outbox
 from pillarbox.store.sqlite.turns import Turns, account_slot
 from pillarbox.store.sqlite.writer import Task, Verb, Writer
 
+FLUSH_S: Final = 0.5
 DIRTY_OCTETS: Final = 1 << 24
 """`dirty` does not grow beyond this where no mover reads it."""
 _DIGITS: Final = frozenset("0123456789abcdefghjkmnpqrstvwxyz")
@@ -224,7 +225,8 @@ class Accounts:
         failed: Callable[[BaseException], None],
     ) -> None:
         self._home = home
-        self._dirty = str(home / "dirty")
+        self._changed: set[AccountId] = set()
+        self._flushing = False
         self.pool = home / "blobs"
         self.turns = turns
         self._lanes = lanes
@@ -326,14 +328,32 @@ class Accounts:
             self._outbox.call(lambda: signals.publish(topic))
 
     def mark_dirty(self, account: AccountId) -> None:
-        """Name the account in the file `dirty`; losing that costs nothing but time."""
+        """This account has a log to fold back: it will be named in the file `dirty`. From any thread."""
+        self._changed.add(account)
+        if not self._flushing:
+            self._flushing = True
+            self._outbox.call(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        asyncio.get_running_loop().call_later(FLUSH_S, self._lanes.submit, Lane(self._flush), None)
+
+    def _flush(self, _: list[None]) -> Sequence[Done]:
+        self.flush_dirty()
+        return ()
+
+    def flush_dirty(self) -> None:
+        """Write the names; losing them costs nothing but time. Blocks."""
+        self._flushing = False
+        changed, self._changed = self._changed, set()
+        if not changed:
+            return
         try:
-            handle = os.open(self._dirty, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            handle = os.open(self._home / "dirty", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError:
             return
         try:
             if os.fstat(handle).st_size < DIRTY_OCTETS:
-                os.write(handle, account.encode() + b"\n")
+                os.write(handle, "".join(f"{account}\n" for account in list(changed)).encode())
         except OSError:
             return
         finally:
@@ -418,6 +438,7 @@ class Accounts:
 
     def close(self) -> None:
         """After the lanes have ended."""
+        self.flush_dirty()
         for file in self._open.values():
             for other in (*file.closing, file):
                 other.close()

@@ -60,6 +60,7 @@ class Cleaner:
 
     def _due(self) -> list[AccountId]:
         """Accounts whose log is worth folding back now. Blocks."""
+        self._accounts.flush_dirty()
         now_s = self._clock.monotonic()
         for account in self._named():
             self._waiting.setdefault(account, now_s)

@@ -31,15 +31,18 @@ _OURS: Final = "WHERE spool_id=? AND id=? AND holder=? AND token=?"
 
 
 class NewRows:
-    """Rows of the accepts and settles that share a transaction, written together at its end."""
+    """Rows of the accepts and settles that share a transaction, written together at its end; and until when the
+    holder's row is known to be there: what a transaction that failed has written of it is not."""
 
     def __init__(self) -> None:
+        self.leased_until_s = self._kept_until_s = float("-inf")
         self.messages: list[tuple[Any, ...]] = []
         self.jobs: list[tuple[Any, ...]] = []
         self.events: list[TraceEvent] = []
 
     def clear(self) -> None:
         """A transaction begins."""
+        pass
         self.messages, self.jobs, self.events = [], [], []
 
     def write(self, db: Db) -> None:
@@ -49,6 +52,10 @@ class NewRows:
             db.executemany(_INSERT_JOB, self.jobs)
         if self.events:
             db.execute("INSERT INTO trace_log(events) VALUES(?)", (pack_events(self.events),))
+
+    def committed(self) -> None:
+        """It is on disk."""
+        self._kept_until_s = self.leased_until_s
 
 
 class Spool:
@@ -62,7 +69,6 @@ class Spool:
         self._clock = clock
         self._role = role
         self._holder = 0
-        self._until_s = float("-inf")
         self._cursor = ""
         self._held: dict[JobId, SpoolId] = {}
 
@@ -119,9 +125,9 @@ class Spool:
             holder = int.from_bytes(os.urandom(4), "big") | 1
             self._turns.live(holder)
             self._holder = holder
-        if now_s > self._until_s - LEASE_S / 2:
+        if now_s > self._rows.leased_until_s - LEASE_S / 2:
             db.execute("INSERT OR REPLACE INTO holder VALUES(?,?,?)", (self._holder, now_s + LEASE_S, self._role))
-            self._until_s = now_s + LEASE_S
+            self._rows.leased_until_s = now_s + LEASE_S
         return self._holder
 
     async def claim(self, limit: int, now_s: float, exclude: Iterable[Target] = ()) -> list[Claim]:
@@ -142,7 +148,7 @@ class Spool:
         """See api.Spool."""
 
         def verb(db: Db) -> None:
-            self._until_s = float("-inf")
+            self._rows.leased_until_s = float("-inf")
             self._live(db)
 
         if self._holder:
@@ -167,7 +173,12 @@ class Spool:
                 self._rows.events += events
             return lost
 
-        lost: list[JobId] = await self._database.write(verb)
+        try:
+            lost: list[JobId] = await self._database.write(verb)
+        except LeaseLost:
+            if len(settlements) == 1:
+                self._held.pop(settlements[0].job, None)
+            raise
         for settlement in settlements:
             self._held.pop(settlement.job, None)
         return lost

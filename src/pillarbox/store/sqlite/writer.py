@@ -25,6 +25,8 @@ class Batch(Protocol):
 
     def write(self, db: Db) -> None: ...
 
+    def committed(self) -> None: ...
+
 
 class Task:
     """A verb to run and whom to tell. `guarded`: it may fail after it has written, so it gets a savepoint."""
@@ -96,6 +98,8 @@ class Writer:
                 if self._batch is not None:
                     self._batch.write(db)
                 db.execute("COMMIT")
+                if self._batch is not None:
+                    self._batch.committed()
             except apsw.ConstraintError:
                 db.execute("ROLLBACK")
                 raise
