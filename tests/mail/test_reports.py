@@ -10,6 +10,7 @@ import pytest
 
 from pillarbox.message.scan import scan
 from pillarbox.model.envelope import Recipient
+from pillarbox.model.errors import Trouble
 from pillarbox.model.outcome import Deferred, Failed
 from pillarbox.model.status import Status
 
@@ -130,6 +131,31 @@ def test_mail_for_an_account_that_was_removed_is_returned():
         assert b"Status: 5.1.1" in world.inbox("ada")[0]
 
     run(scenario())
+
+
+def test_a_report_that_cannot_be_made_now_is_made_later():
+    async def scenario():
+        world = await away_world()
+        world.wire.answer = lambda hop, rcpt: UNKNOWN
+        mover = world.mover()
+        [job] = await post(world, "ada@us.example", "x@away.example")
+        blobs = world.store.blobs
+        world.store.blobs = Broken()
+        await turn(world, mover)
+        row = world.store.spool.rows[job]
+        assert (world.store.spool.reports, row.leased, row.job.attempts) == ([], False, 1)
+        world.store.blobs = blobs
+        await pass_time(world, mover, 600)
+        assert len(world.store.spool.reports) == 1 and world.store.spool.ended[job] == UNKNOWN
+
+    run(scenario())
+
+
+class Broken:
+    """Contents that cannot be written, nor read."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise Trouble("disk")
 
 
 def test_a_report_names_the_address_that_was_written_to():

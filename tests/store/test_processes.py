@@ -10,11 +10,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from contracts.engines import Engine
+from pillarbox.model.errors import Trouble
 from pillarbox.model.ids import AccountId
 from pillarbox.model.outcome import Delivered
 from pillarbox.model.uids import ALL
 from pillarbox.store.api import Settlement, Store, Target
-from pillarbox.store.sqlite.turns import Turns, account_slot
+from pillarbox.store.sqlite.turns import SPOOL, Turns, account_slot
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -156,3 +157,30 @@ def test_few_files_stay_open_however_many_accounts_there_are(engine: Engine) -> 
 
 def _is_open(fd: str) -> bool:
     return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+def test_a_lease_that_a_failed_commit_took_is_taken_again(engine: Engine) -> None:
+    """Else the jobs of a process that died then would be nobody's to free."""
+
+    async def story(store: Store) -> None:
+        message, twice = engine.message(), engine.message()
+        await store.spool.accept(twice, [])
+        slow = Turns(engine.home / "locks")
+        slow.take(SPOOL)
+        first = asyncio.ensure_future(store.spool.accept(engine.message(), []))  # the writer waits for its turn with it
+        await asyncio.sleep(0)
+        while store._spool_file._write_lane.tasks:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+        together = asyncio.gather(
+            store.spool.accept(message, [engine.job(message, Target("local", "x"))], claim=True),
+            store.spool.accept(twice, []),  # its id is there already: the commit of both fails
+            return_exceptions=True,
+        )
+        await asyncio.sleep(0)
+        slow.close()
+        [_, [claims, failed]] = await asyncio.gather(first, together)
+        assert isinstance(claims, list) and isinstance(failed, Trouble)
+        query = "SELECT count(*) FROM job WHERE holder IN (SELECT id FROM holder)"
+        assert await store._spool_file.read(lambda db: db.execute(query).fetchall()) == [(1,)]  # type: ignore[attr-defined]
+
+    engine.run(story)

@@ -30,6 +30,7 @@ _LAST_TRIES: Final = 3
 """How often a batch is still tried when the process is to end."""
 _EXPIRED: Final = Status(5, 4, 7)
 _STOPPED: Final = Status(4, 3, 2)
+_UNTOLD: Final = Status(4, 3, 0)
 
 
 @dataclass(slots=True)
@@ -115,7 +116,7 @@ class Settler:
                 try:
                     await self._settle(batch)
                 except Exception as error:
-                    # Nothing is lost: the leases end, and the jobs are done again.
+                    # Nothing is lost: the leases end with this process, and the jobs are done again.
                     self._log.error("settle failed", jobs=len(batch), error=repr(error))
                 for item in batch:
                     if item.done is not None:
@@ -151,7 +152,12 @@ class Settler:
 
     async def _settle_with_reports(self, items: list[_Item]) -> None:
         """The outcomes of one message that its sender may be told of, and the reports, in one commit."""
-        reports = await self._reports_for(items)
+        try:
+            reports = await self._reports_for(items)
+        except Exception as error:
+            self._log.error("report failed", msg=items[0].claim.job.spool_id.hex(), error=repr(error))
+            await self._settle_plain([self._untold(item) for item in items])
+            return
         try:
             await self._try(items, reports)
         except LeaseLost:
@@ -160,6 +166,15 @@ class Settler:
                 return
             for item in items:
                 await self._settle_with_reports([item])
+
+    def _untold(self, item: _Item) -> _Item:
+        """An outcome whose report cannot be made now: the job is put back, ends so again, and is told then."""
+        now_s = self._clock.now()
+        job = item.claim.job
+        outcome = Deferred(_UNTOLD, "the report could not be made")
+        next_s = next_attempt_s(now_s, job.attempts + 1, job.expires_s, self._queue, chance_of(self._random))
+        settlement = Settlement(job.id, item.claim.token, outcome, next_s, job.delay_reported)
+        return _Item(item.claim, settlement, outcome_event(item.claim, outcome, now_s), item.done)
 
     async def _reports_for(self, items: list[_Item]) -> list[Report]:
         message = items[0].claim.message

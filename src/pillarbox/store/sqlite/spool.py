@@ -42,7 +42,7 @@ class NewRows:
 
     def clear(self) -> None:
         """A transaction begins."""
-        pass
+        self.leased_until_s = self._kept_until_s
         self.messages, self.jobs, self.events = [], [], []
 
     def write(self, db: Db) -> None:
