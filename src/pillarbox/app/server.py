@@ -88,6 +88,9 @@ class Server:
                 import_module(name)
         raise_file_limit()
         if os.geteuid() == 0 and owner.uid:
+            for listener in listeners:
+                if listener.address.startswith("/"):
+                    os.chown(listener.address, owner.uid, owner.gid)
             drop_root(owner.uid, owner.gid, owner.name)
         harden()
         try:
