@@ -11,6 +11,7 @@ from typing import Final
 
 from pillarbox.model.errors import NoSuchMailbox, Trouble
 from pillarbox.model.ids import EmailId, make_id
+from pillarbox.model.mailbox import Mailbox
 from pillarbox.net.imap_mailboxes import NOSELECT, known_account
 from pillarbox.net.imap_session import Appending, ImapSession, handles
 from pillarbox.net.imap_sync import finish
@@ -28,25 +29,25 @@ LARGE_TOGETHER: Final = 32
 async def append(session: ImapSession, tag: bytes, command: Append) -> None:
     """Check, and let the client go on, or refuse."""
     try:
-        refusal = await _refusal(session, command)
+        checked = await _check(session, command)
     except NoSuchMailbox:
-        refusal = (b"TRYCREATE", b"No such mailbox.")
+        checked = (b"TRYCREATE", b"No such mailbox.")
     except Exception:
         if session.core.append_refuse():
             session.end(b"Too much to skip.")
         raise
-    if refusal is None:
-        await _begin(session, tag, command)
+    if isinstance(checked, Mailbox):
+        _begin(session, tag, command, checked)
         return
-    code, text = refusal
+    code, text = checked
     close = session.core.append_refuse()
     session.no(tag, text, code)
     if close:
         session.end(b"Too much to skip.", code)
 
 
-async def _refusal(session: ImapSession, command: Append) -> tuple[bytes, bytes] | None:
-    """A response code and text, or None if the message may come. Raises NoSuchMailbox, Trouble."""
+async def _check(session: ImapSession, command: Append) -> Mailbox | tuple[bytes, bytes]:
+    """The mailbox, if the message may come; else a response code and text. Raises NoSuchMailbox, Trouble."""
     account, service = known_account(session), session.service
     if command.size > service.limits.message_octets:
         return b"TOOBIG", b"The message is too large."
@@ -63,12 +64,11 @@ async def _refusal(session: ImapSession, command: Append) -> tuple[bytes, bytes]
         appends = service.appends
         if appends.get(account.id, 0) >= LARGE_PER_ACCOUNT or sum(appends.values()) >= LARGE_TOGETHER:
             return b"INUSE", b"Too many large messages at once."
-    return None
+    return mailbox
 
 
-async def _begin(session: ImapSession, tag: bytes, command: Append) -> None:
+def _begin(session: ImapSession, tag: bytes, command: Append, mailbox: Mailbox) -> None:
     account, service = known_account(session), session.service
-    mailbox = await service.store.mailboxes.status(account.id, command.mailbox)
     budget = command.size > LARGE_OCTETS
     if budget:
         service.appends[account.id] = service.appends.get(account.id, 0) + 1

@@ -123,8 +123,11 @@ class View:
 
     def add_recent(self, first: int, next_uid: int) -> None:
         """The messages from UID `first` up to, not including, `next_uid` are \\Recent to this session."""
-        if first < next_uid:
-            self._recent.append((first, next_uid - 1))
+        if first >= next_uid:
+            return
+        if self._recent and first <= self._recent[-1][1] + 1:
+            first, _ = self._recent.pop()
+        self._recent.append((first, next_uid - 1))
 
     def recent(self, uids: array[int]) -> Sequence[bool] | None:
         """Which of these UIDs (ascending) are \\Recent; None if none of them is."""
