@@ -143,3 +143,19 @@ def test_case_148_caps() -> None:
     assert "too-many-addresses" in parse_addresses(b"a@b (c)," * 100_000).defects
     many = parse_parameters(b"text/plain" + b"".join(b"; a%d=b" % i for i in range(20_000)))
     assert len(many.parameters) == 256 and "too-many-parameters" in many.defects
+
+
+def test_case_142_a_boundary_is_found_after_many_lines_that_only_look_like_one() -> None:
+    for false in (b"--\r\n", b"--a\r\n", b"--outer x\r\n"):
+        head = b"Content-Type: multipart/mixed; boundary=outer\r\n\r\n--outer\r\n"
+        inner = b"Content-Type: multipart/mixed; boundary=b.+\r\n\r\n" + false * 3000 + b"--b.+\r\n\r\nx\r\n"
+        message = scan(head + inner + false * 3000 + b"--outer\r\n\r\ny\r\n--outer--\r\n")
+        assert [message.octets[part.body_start : part.body_end][:1] for part in message.parts[2:]] == [b"x", b"y"]
+
+
+def test_case_142_too_many_such_lines_and_the_rest_is_opaque(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pillarbox.message.scan.MOST_FALSE_LINES", 5000)
+    outer = b"Content-Type: multipart/mixed; boundary=outer\r\n\r\n--outer\r\n"
+    inner = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\n"
+    message = scan(outer + inner + b"--outer x\r\n" * 6000 + b"--outer--\r\n")
+    assert "too-many-parts" in message.defects and len(message.parts) == 3
