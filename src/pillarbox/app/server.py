@@ -11,7 +11,6 @@ import contextlib
 import ipaddress
 import os
 import pwd
-import socket
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,10 +40,12 @@ from pillarbox.net.supervisor import (
     close_sockets,
     drop_root,
     harden,
+    machine_name,
     notify_systemd,
     raise_file_limit,
     run_apart,
     tune_collector,
+    user_name,
 )
 from pillarbox.net.tls import ServerTls, ensure_self_signed
 from pillarbox.store.sqlite.engine import init_home, open_store
@@ -62,7 +63,6 @@ class Owner(NamedTuple):
 
     uid: int
     gid: int
-    name: str
 
 
 class Server:
@@ -91,7 +91,7 @@ class Server:
             for listener in listeners:
                 if listener.address.startswith("/"):
                     os.chown(listener.address, owner.uid, owner.gid)
-            drop_root(owner.uid, owner.gid, owner.name)
+            drop_root(owner.uid, owner.gid)
         harden()
         try:
             configure_logs(settings.log.level, settings.log.format, settings.log.file)
@@ -151,11 +151,8 @@ class Server:
         if not self._home.is_dir():
             raise CommandError(f"there is no home at {self._home}; `pillarbox init` makes one", NO_INPUT)
         found = self._home.stat()
-        try:
-            name = pwd.getpwuid(found.st_uid).pw_name
-        except KeyError:
-            name = str(found.st_uid)
-        owner = Owner(found.st_uid, found.st_gid, name)
+        name = user_name(found.st_uid)
+        owner = Owner(found.st_uid, found.st_gid)
         if os.geteuid() != 0:
             if os.geteuid() != owner.uid:
                 raise CommandError(f"{self._home} belongs to {name}: start as {name}, or as root", NO_PERMISSION)
@@ -171,7 +168,7 @@ class Server:
                     f"chown -R {wanted.pw_name} {self._home}",
                     CONFIG,
                 )
-            return Owner(wanted.pw_uid, wanted.pw_gid, wanted.pw_name)
+            return Owner(wanted.pw_uid, wanted.pw_gid)
         open_to_world = [item for item in listeners if not _is_loopback(item.address)]
         if open_to_world and owner.uid == 0:
             where = f"{open_to_world[0].address} port {open_to_world[0].port}"
@@ -214,12 +211,6 @@ class Server:
         ServerTls(certificate, key, settings.tls.min_version)
         workers = settings.workers or len(os.sched_getaffinity(0))
         return Plan(self._home, settings, certificate, key, workers, numbers, lambda: self._plan(numbers))
-
-
-def machine_name() -> str:
-    """The machine's name, qualified where it knows how."""
-    name = socket.gethostname()
-    return name if "." in name else socket.getfqdn()
 
 
 def certificate_files(home: Path, settings: Settings) -> tuple[Path, Path]:

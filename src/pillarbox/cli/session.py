@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import pwd
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +14,7 @@ from pillarbox.config import read_settings
 from pillarbox.mail.accounts import Admin
 from pillarbox.model.settings import Settings
 from pillarbox.net.clock import SystemClock
+from pillarbox.net.supervisor import drop_root, user_name
 
 T = TypeVar("T")
 
@@ -32,27 +32,9 @@ def become_owner(home: Path) -> None:
     if os.geteuid() == owner.st_uid:
         return
     if os.geteuid() != 0:
-        name = _user_name(owner.st_uid)
+        name = user_name(owner.st_uid)
         raise CommandError(f"{home} belongs to {name}. Run this as {name}, or as root.", NO_PERMISSION)
-    become(owner.st_uid, owner.st_gid)
-
-
-def become(uid: int, gid: int) -> None:
-    """Drop root for good."""
-    name = _user_name(uid)
-    if name.isdigit():
-        os.setgroups([])
-    else:
-        os.initgroups(name, gid)
-    os.setgid(gid)
-    os.setuid(uid)
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    drop_root(owner.st_uid, owner.st_gid)
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

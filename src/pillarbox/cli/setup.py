@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import pwd
-import socket
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 from pillarbox.cli.program import CANNOT_CREATE, DATA, Answer, CommandError, Program, config_path
-from pillarbox.cli.session import become, become_owner
+from pillarbox.cli.session import become_owner
 from pillarbox.config import parse_settings
 from pillarbox.model.address import canonical_domain, parse_address
+from pillarbox.net.supervisor import drop_root, machine_name, user_name
 from pillarbox.settings_text import configuration_text
 
 USUAL_USER: Final = "pillarbox"
@@ -26,7 +26,7 @@ def run_init(program: Program, args: argparse.Namespace) -> Answer:
         raise CommandError(
             f"{path} is there already; nothing was changed. `pillarbox check` looks at it.", CANNOT_CREATE
         )
-    hostname = args.hostname or _ask("Name of this mail server", _machine_name(), "--hostname")
+    hostname = args.hostname or _ask("Name of this mail server", machine_name(), "--hostname")
     if canonical_domain(hostname) is None:
         raise CommandError(f"{hostname!r} is not a host name", DATA)
     domain = hostname.partition(".")[2]
@@ -71,7 +71,7 @@ def _become_owner(home: Path, user: str) -> str:
     is_root = os.geteuid() == 0
     if home.exists():
         become_owner(home)
-        owner = pwd.getpwuid(home.stat().st_uid).pw_name
+        owner = user_name(home.stat().st_uid)
         return owner if is_root and owner != "root" else ""
     if user and not is_root:
         raise CommandError("only root can give the home to another user: leave out --user, or run this as root")
@@ -86,7 +86,7 @@ def _become_owner(home: Path, user: str) -> str:
         home.rmdir()
         raise CommandError(f"there is no user {user}. `useradd --system {user}` makes one.", DATA) from None
     os.chown(home, wanted.pw_uid, wanted.pw_gid)
-    become(wanted.pw_uid, wanted.pw_gid)
+    drop_root(wanted.pw_uid, wanted.pw_gid)
     return wanted.pw_name
 
 
@@ -100,8 +100,3 @@ def _ask(question: str, default: str, option: str) -> str:
         answer = input(f"{question}{f' [{default}]' if default else ''}: ").strip() or default
         if answer:
             return answer
-
-
-def _machine_name() -> str:
-    name = socket.gethostname()
-    return name if "." in name else socket.getfqdn()

@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import gc
 import os
+import pwd
 import resource
 import signal
 import socket
@@ -144,13 +145,30 @@ def close_sockets(*sets: Bound) -> None:
 # --- what every process of ours does to itself ----------------------------------------------------------------------
 
 
-def drop_root(uid: int, gid: int, name: str) -> None:
+def user_name(uid: int) -> str:
+    """The user's name, or the number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def drop_root(uid: int, gid: int) -> None:
     """Become an ordinary user for good."""
-    os.initgroups(name, gid)
+    try:
+        os.initgroups(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:
+        os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
     if os.getuid() == 0 or os.geteuid() == 0:
         raise PermissionError("root was not dropped")
+
+
+def machine_name() -> str:
+    """The machine's name, qualified where it knows how."""
+    name = socket.gethostname()
+    return name if "." in name else socket.getfqdn()
 
 
 def harden() -> None:
