@@ -1,6 +1,6 @@
 """IMAP FETCH over a large mailbox, beside Dovecot with the same messages.
 
-Both mailboxes are filled by the same pipelined APPENDs. Each command runs twice in a session and the second counts
+Both mailboxes hold the same messages (`filling.py`). Each command runs twice in a session and the second counts
 (warm: Dovecot's cache file is filled, as it is after a client's first look); sessions are interleaved in pairs (A B A
 B), medians. The reader is a raw socket that only looks for the last line.
 
@@ -9,14 +9,12 @@ B), medians. The reader is a raw socket that only looks for the last line.
 
 from __future__ import annotations
 
-import time
-
 from tests.neighbours.mailhost import MailHost, User
 from tests.neighbours.wire import ImapWire
 
 from bench.drain import timed_until
 from bench.figures import Row, arguments, finish, in_pairs
-from bench.filling import fill
+from bench.filling import fill_dovecot, fill_pillarbox
 from bench.hosts import both, make_users
 
 HEADERS = b"BODY.PEEK[HEADER.FIELDS (From To Cc Subject Date Message-ID References Content-Type)]"
@@ -35,10 +33,8 @@ def rows(messages: int, pairs: int) -> list[Row]:
     found = []
     with both((user,)) as hosts:
         ours, theirs = hosts.ours.mailhost, hosts.theirs.mailhost
-        for mailhost in (ours, theirs):
-            begun = time.perf_counter()
-            fill(mailhost, user, messages)
-            print(f"# {mailhost.name}: filled with {messages:,} in {time.perf_counter() - begun:.0f} s", flush=True)
+        fill_pillarbox(hosts.ours, user, messages)
+        fill_dovecot(hosts.theirs.dovecot, user, messages)
         for name, what, asked in COMMANDS:
             milliseconds = in_pairs(
                 pairs,

@@ -14,7 +14,7 @@ from tests.neighbours.mailhost import MailHost, User
 from tests.neighbours.wire import PopWire
 
 from bench.figures import Row, arguments, finish, in_pairs
-from bench.filling import fill
+from bench.filling import fill_dovecot, fill_pillarbox
 from bench.hosts import both, make_users
 
 END = b"\r\n.\r\n"
@@ -26,8 +26,8 @@ def rows(messages: int, pairs: int) -> list[Row]:
     found = []
     with both((user,)) as hosts:
         ours, theirs = hosts.ours.mailhost, hosts.theirs.mailhost
-        for mailhost in (ours, theirs):
-            fill(mailhost, user, messages)
+        fill_pillarbox(hosts.ours, user, messages)
+        fill_dovecot(hosts.theirs.dovecot, user, messages)
         for name, command, ahead in [
             ("POP3 RETR", "RETR %d", 1),
             ("POP3 TOP n 0", "TOP %d 0", 1),
