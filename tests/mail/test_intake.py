@@ -288,6 +288,9 @@ def test_case_094_a_full_mailbox_refuses_for_now():
         desk = world.desk()
         world.store.mailboxes.sizes["cy"] = 999
         assert await ask(desk, session(), address("cy@us.example")) == ""
+        declared = [await desk.mail(session(), envelope(""), size) for size in (1, 2)]
+        cy = Recipient(address("cy@us.example"))
+        assert [await refusal(desk.rcpt(session(), t, cy)) for t in declared] == ["", "4.2.2 quota"]
         world.store.mailboxes.sizes["cy"] = 1000
         assert await ask(desk, session(), address("cy@us.example")) == "4.2.2 quota"
         await world.alias("both@us.example", "cy@us.example", "ada@us.example")
@@ -301,7 +304,11 @@ def test_what_was_accepted_is_delivered_past_the_quota():
         world = await World().furnish()
         await world.add_user("cy@us.example", quota_octets=10)
         desk = world.desk()
-        await send(desk, session(), "", ["cy@us.example"])
+        transaction = await desk.mail(session(), envelope(""), 0)
+        await desk.rcpt(session(), transaction, Recipient(address("cy@us.example")))
+        content = desk.content(session(), transaction)
+        content.write(MESSAGE)
+        await desk.accept(session(), transaction, content)
         await desk.close()
         assert len(world.inbox("cy")) == 1
 
@@ -420,6 +427,26 @@ def test_mail_for_elsewhere_waits_in_the_spool_and_wakes_the_mover():
         assert row.job.original == address("team@us.example")
         assert "spool" in world.signals.topics
         assert len(world.inbox("ada")) == 1
+
+    run(scenario())
+
+
+def test_volume_of_a_host_and_bursts_of_an_account():
+    async def scenario():
+        limits = Limits(octets_per_ip_minute=2 * len(MESSAGE), submission_burst=2)
+        world = await World(replace(SETTINGS, limits=limits)).furnish()
+        desk = world.desk()
+        said = [await refusal(send(desk, session(), "", ["ada@us.example"])) for _ in range(3)]
+        assert said == ["", "", "4.7.1 octets-per-ip"]
+        assert await refusal(send(desk, session(peer="198.51.100.9"), "", ["ada@us.example"])) == ""
+        at = session("submission", account=await world.account("ada"))
+        mine = MESSAGE.replace(b"carl@elsewhere", b"ada@us", 1)
+        said = [await refusal(send(desk, at, "ada@us.example", ["bob@us.example"], mine)) for _ in range(3)]
+        assert said == ["", "", "4.7.1 submission-burst"]
+        world.clock.advance(120)
+        assert await refusal(send(desk, at, "ada@us.example", ["bob@us.example"], mine)) == ""
+        assert await refusal(send(desk, session(), "", ["ada@us.example"])) == ""
+        await desk.close()
 
     run(scenario())
 

@@ -88,6 +88,14 @@ def test_totals_hold_for_everyone_and_submission_has_its_own():
     assert isinstance(enter(door, "10.0.0.1", "submission"), Session)
 
 
+def test_who_comes_when_four_fifths_of_the_places_are_taken_comes_under_stress():
+    door = gate(sessions_smtp=10, sessions_per_ip=10)
+    came = [enter(door, "192.0.2.7") for _ in range(10)]
+    assert [s.stressed for s in came if isinstance(s, Session)] == [False] * 8 + [True] * 2
+    submission = enter(door, "192.0.2.8", "submission")
+    assert isinstance(submission, Session) and not submission.stressed
+
+
 def test_trusted_and_relaying_networks():
     settings = Settings(
         limits=Limits(sessions_per_ip=1), trusted_networks=("10.0.0.0/8",), relay_networks=("10.1.0.0/16", "::1")

@@ -36,24 +36,26 @@ class Session:
     """In `trusted_networks`: set by `Gate.admit`."""
     may_relay: bool = False
     """In `relay_networks`: set by `Gate.admit`."""
+    stressed: bool = False
+    """It came when nearly all places were taken, so there is less patience with it: set by `Gate.admit`."""
     helo: str = ""
     esmtp: bool = False
     tls: str = ""
     """Protocol and cipher ("TLSv1.3 TLS_AES_256_GCM_SHA384"), empty in the clear."""
     account: Account | None = None
     auth_failures: int = 0
-    messages: int = 0
-    """Accepted so far."""
 
 
 @dataclass(slots=True)
 class Transaction:
     """A mail transaction in progress: what `mail` and `rcpt` accepted so far. Owned by the desk.
 
-    `jobs` is the desk's own memory of how each recipient was routed.
+    `size_octets` is the message's size as declared, 0 if it was not; `jobs` is the desk's own memory of how each
+    recipient was routed.
     """
 
     envelope: Envelope
+    size_octets: int = 0
     recipients: list[Recipient] = field(default_factory=list)
     jobs: list[object] = field(default_factory=list)
 

@@ -23,15 +23,14 @@ from pillarbox.mail.reports import Reporter
 from pillarbox.mail.route import Place, Resolution, Router, resolve_or_refuse
 from pillarbox.mail.settle import Settler
 from pillarbox.mail.trace import describe_session, queued_event, received_event
-from pillarbox.message.date import format_date
-from pillarbox.message.received import format_received, with_protocol
+from pillarbox.message.received import format_received, missing_fields, with_protocol
 from pillarbox.message.scan import Message, scan
 from pillarbox.message.wire import WireForms
 from pillarbox.model.clock import Clock
 from pillarbox.model.envelope import Envelope, Recipient
 from pillarbox.model.errors import Refused, StoreFull
 from pillarbox.model.ids import JobId, SpoolId, make_id
-from pillarbox.model.mailbox import Content
+from pillarbox.model.mailbox import Account, Content
 from pillarbox.model.outcome import Delivered, Failed, Outcome
 from pillarbox.model.settings import Settings
 from pillarbox.model.status import Status
@@ -87,11 +86,13 @@ class MailDesk:
         self._renewer: asyncio.Task[None] | None = None
         limits = settings.limits
         self._ip_limit = share_of(limits.messages_per_ip_minute, workers)
+        self._octets_limit = share_of(limits.octets_per_ip_minute, workers)
+        self._burst_limit = share_of(limits.submission_burst, workers)
         self._mailbox_limit = share_of(limits.mailbox_messages_per_minute, workers)
         self._message_limit = share_of(limits.submission_messages_per_hour, workers)
         self._recipient_limit = share_of(limits.submission_recipients_per_hour, workers)
         self._minute = RateTable(60.0)
-        """By ("ip", host) and ("mailbox", account id)."""
+        """By ("ip", host), ("octets", host), ("mailbox", account id) and ("burst", account id)."""
         self._hour = RateTable(3600.0)
         """By ("messages", account id) and ("recipients", account id)."""
 
@@ -116,17 +117,21 @@ class MailDesk:
         if account is not None:
             if sender is not None and not await self._router.reaches(sender, account):
                 raise Refused(Status(5, 7, 1), "sender", "this sender address is not yours")
-            if not session.trusted:
-                self._check_hour(("messages", account.id), self._message_limit)
         elif session.protocol == "submission" and not session.may_relay:
             raise Refused(Status(5, 7, 0), "authentication-required", "authentication required")
         elif not session.trusted:
-            key = ("ip", network_keys(session.peer)[0])
-            if not self._minute.take(key, self._clock.monotonic(), self._ip_limit):
-                raise Refused(Status(4, 7, 1), "messages-per-ip", "too many messages from your address")
+            self._check_volume(session, size_octets)
             if sender is not None and self._resolver is not None and session.protocol == "smtp":
                 await self._check_sender_domain(sender.domain)
-        return Transaction(envelope)
+        return Transaction(envelope, size_octets)
+
+    def _check_volume(self, session: Session, size_octets: int) -> None:
+        """So many messages, and so many octets of them, in a minute from one address."""
+        host, now_s = network_keys(session.peer)[0], self._clock.monotonic()
+        if self._minute.count(("octets", host), now_s) + size_octets > self._octets_limit:
+            raise Refused(Status(4, 7, 1), "octets-per-ip", "too much mail from your address")
+        if not self._minute.take(("ip", host), now_s, self._ip_limit):
+            raise Refused(Status(4, 7, 1), "messages-per-ip", "too many messages from your address")
 
     def _check_room(self) -> None:
         """Strangers wait while the disk is nearly full; users, reports and delivery go on (case 12)."""
@@ -153,11 +158,10 @@ class MailDesk:
         if not found.is_local and ((account is None and not session.may_relay) or session.protocol == "lmtp"):
             raise Refused(Status(5, 7, 1), "relay-denied", "relay access denied")
         if found.has_quota:
-            await self._check_quota(found)
+            await self._check_quota(found, transaction.size_octets)
         if account is not None:
             if not session.trusted:
-                self._check_hour(("recipients", account.id), self._recipient_limit)
-                self._hour.add(("recipients", account.id), self._clock.monotonic())
+                self._check_submission(account)
         elif not session.trusted and found.is_local:
             self._check_mailbox_rate(found)
         transaction.recipients.append(recipient)
@@ -181,14 +185,15 @@ class MailDesk:
         if is_null_mx(records):
             raise Refused(Status(5, 7, 27), "sender-null-mx", "the sender's domain accepts no mail")
 
-    async def _check_quota(self, found: Resolution) -> None:
-        """Refuse for now where every mailbox it leads to is full. What is accepted is delivered, even past a quota."""
+    async def _check_quota(self, found: Resolution, size_octets: int) -> None:
+        """Refuse for now where every mailbox it leads to is full, or would be with a message of the declared size
+        (0: unknown). What is accepted is delivered, even past a quota."""
         for place in found.places:
             account = place.account
             if account is None or not account.quota_octets:
                 return
             octets, _ = await self._store.mailboxes.size(account.id)
-            if octets < account.quota_octets:
+            if octets < account.quota_octets and octets + size_octets <= account.quota_octets:
                 return
         raise Refused(Status(4, 2, 2), "quota", "the mailbox is full")
 
@@ -200,9 +205,15 @@ class MailDesk:
             if account and self._minute.count(("mailbox", account.id), now_s) + 1 > self._mailbox_limit:
                 raise Refused(Status(4, 2, 1), "mailbox-rate", "too much mail for this mailbox right now")
 
-    def _check_hour(self, key: tuple[str, str], limit: int) -> None:
-        if self._hour.count(key, self._clock.monotonic()) + 1 > limit:
-            raise Refused(Status(4, 7, 1), "submission-rate", "too many " + key[0] + " in an hour")
+    def _check_submission(self, account: Account) -> None:
+        """What an account may submit. A recipient counts when it is named, a message when it is accepted."""
+        now_s = self._clock.monotonic()
+        if self._minute.count(("burst", account.id), now_s) + 1 > self._burst_limit:
+            raise Refused(Status(4, 7, 1), "submission-burst", "too many messages in a minute")
+        if self._hour.count(("messages", account.id), now_s) + 1 > self._message_limit:
+            raise Refused(Status(4, 7, 1), "submission-rate", "too many messages in an hour")
+        if not self._hour.take(("recipients", account.id), now_s, self._recipient_limit):
+            raise Refused(Status(4, 7, 1), "submission-rate", "too many recipients in an hour")
 
     # --- the message -----------------------------------------------------------------------------------------------
 
@@ -234,42 +245,42 @@ class MailDesk:
         spooled = self._spooled(session, transaction, stored, spool_id, now_s, added, forms.message_id, hops)
         jobs = await self._jobs(spooled, places)
         await self._spool(spooled, jobs, forms)
-        session.messages += 1
-        if account is not None:
-            self._hour.add(("messages", account.id), self._clock.monotonic())
-        elif not session.trusted:
-            for filled in {place.account.id for _, place in places if place.account is not None}:
-                self._minute.add(("mailbox", filled), self._clock.monotonic())
+        if not session.trusted:
+            self._count(session, stored.size, places)
         self._say(session, transaction, spooled)
         return spool_id.hex(), outcomes
 
+    def _count(self, session: Session, size_octets: int, places: list[tuple[Recipient, Place]]) -> None:
+        """A message was accepted: it counts for its account, or for its address and the mailboxes it comes to."""
+        account, now_s = session.account, self._clock.monotonic()
+        if account is not None:
+            self._hour.add(("messages", account.id), now_s)
+            self._minute.add(("burst", account.id), now_s)
+            return
+        self._minute.add(("octets", network_keys(session.peer)[0]), now_s, size_octets)
+        for filled in {place.account.id for _, place in places if place.account is not None}:
+            self._minute.add(("mailbox", filled), now_s)
+
     async def _read(
         self, stored: Content, session: Session, spool_id: SpoolId, now_s: float
-    ) -> tuple[Message, str, WireForms]:
+    ) -> tuple[Message, bytes, WireForms]:
         """Parse the message, once. Returns the fields that were missing, too. Raises Refused 5.6.0."""
         submitted = session.account is not None
 
-        def work(octets: bytes) -> tuple[Message, str, WireForms]:
+        def work(octets: bytes) -> tuple[Message, bytes, WireForms]:
             message = scan(octets)
             check_header(message)
-            added = self._missing_fields(message, spool_id, now_s) if submitted else ""
-            return message, added, forms_with(added.encode(), message)
+            added = b""
+            if submitted:
+                name = f"{spool_id.hex()}@{self._hostname}"
+                added = missing_fields(message.root.values, now_s=now_s, message_id=name)
+            return message, added, forms_with(added, message)
 
         if stored.size <= INLINE_OCTETS:
             return work(stored.data if stored.data is not None else await self._store.blobs.read(stored))
         async with self._parsers:
             octets = stored.data if stored.data is not None else await self._store.blobs.read(stored)
             return await asyncio.to_thread(work, octets)
-
-    def _missing_fields(self, message: Message, spool_id: SpoolId, now_s: float) -> str:
-        """Date and Message-ID where a submitted message lacks them. Source: RFC 6409 §8.2, §8.3."""
-        values = message.root.values
-        added = ""
-        if b"date" not in values:
-            added = f"Date: {format_date(now_s)}\r\n"
-        if b"message-id" not in values:
-            added += f"Message-ID: <{spool_id.hex()}@{self._hostname}>\r\n"
-        return added
 
     def _places(
         self, session: Session, transaction: Transaction, been_at: frozenset[str]
@@ -298,7 +309,7 @@ class MailDesk:
         stored: Content,
         spool_id: SpoolId,
         now_s: float,
-        added: str,
+        added: bytes,
         message_id: str,
         hops: int,
     ) -> Spooled:
@@ -323,7 +334,7 @@ class MailDesk:
             spool_id,
             transaction.envelope,
             stored,
-            received + added.encode("ascii", "replace"),
+            received + added,
             now_s,
             session.account.id if session.account is not None else None,
             describe_session(session),
@@ -339,7 +350,7 @@ class MailDesk:
             if len(jobs) % BREATH == BREATH - 1:
                 await asyncio.sleep(0)
             original = None
-            if place.address is not recipient.address:
+            if place.address != recipient.address:
                 original = recipient.address
                 recipient = Recipient(place.address, recipient.orcpt, recipient.notify)
             jobs.append(

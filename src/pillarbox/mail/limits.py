@@ -50,6 +50,7 @@ class DoorGate:
             "submission": share_of(limits.sessions_submission, workers),
             "imap": share_of(limits.sessions_imap, workers),
         }
+        self._stress_share = limits.stress_share
         self._by_kind = dict.fromkeys(self._totals, 0)
         self._sessions: dict[object, int] = {}
         """Key → sessions now. Bounded by the totals: an entry goes with its last session."""
@@ -66,6 +67,7 @@ class DoorGate:
             count(self._metrics, "sessions_refused", reason="total")
             raise Refused(_FULL, "sessions-total", "too many sessions, try again later")
         keys: tuple[object, ...] = ()
+        session.stressed = not session.trusted and self._by_kind[kind] >= self._totals[kind] * self._stress_share
         if not session.trusted:
             keys = network_keys(session.peer)
             self._check_host(keys)

@@ -6,11 +6,10 @@ Source: RFC 5321 §4.4 (Received, Return-Path), RFC 3848 and RFC 6531 §4.3 (wit
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Final
 
 from pillarbox.message.date import format_date
-from pillarbox.message.defects import Defect
-from pillarbox.message.headers import header_end, parse_fields
 from pillarbox.model.address import Address
 
 _UNSAFE: Final = re.compile(r"[^!#-'*+\-./0-9:=?@A-Z\[\]^-~\u00a1-\U0010ffff]")
@@ -78,26 +77,15 @@ def format_delivered_to(recipient: Address) -> bytes:
     return f"Delivered-To: {recipient}\r\n".encode("utf-8", "replace")
 
 
-def count_received(octets: bytes) -> int:
-    """How many Received fields the header of `octets` has: how many hosts it has passed. Source: RFC 5321 §6.3."""
-    return parse_fields(octets, 0, header_end(octets), set()).names.count(b"received")
-
-
-def delivered_to(octets: bytes) -> list[bytes]:
-    """The values of all Delivered-To fields in the header of `octets`."""
-    return parse_fields(octets, 0, header_end(octets), set()).all_values(b"delivered-to")
-
-
-def missing_fields(octets: bytes, *, now_s: float, message_id: str) -> bytes:
+def missing_fields(present: Container[bytes], *, now_s: float, message_id: str) -> bytes:
     """What submission puts above a message without Date or Message-ID; empty if it has both.
 
-    `message_id` is without angle brackets. Source: RFC 6409 §8.2, §8.3.
+    `present` are the names of its fields in lower case, `message_id` is without angle brackets.
+    Source: RFC 6409 §8.2, §8.3.
     """
-    defects: set[Defect] = set()
-    values = parse_fields(octets, 0, header_end(octets), defects).values
     lines: list[str] = []
-    if b"date" not in values:
+    if b"date" not in present:
         lines.append(f"Date: {format_date(now_s)}\r\n")
-    if b"message-id" not in values:
+    if b"message-id" not in present:
         lines.append(f"Message-ID: <{message_id}>\r\n")
     return "".join(lines).encode("ascii", "replace")

@@ -54,6 +54,14 @@ class Limits:
     """A message that arrives slower than this after ten seconds is cut off."""
     session_without_message_s: float = 1800.0
     """Longest SMTP session without an accepted message."""
+    stress_share: float = 0.8
+    """Part of the places for SMTP sessions above which those that come are met with less patience: the next three."""
+    stress_timeout_s: float = 10.0
+    """The client's time for a command, under stress."""
+    stress_errors: int = 3
+    """Errors after which a session is closed, under stress."""
+    stress_junk_commands: int = 5
+    """NOOP, RSET, VRFY and the like in a session, under stress."""
     errors_slow: int = 10
     """Errors in an SMTP session after which each answer takes a second."""
     errors_close: int = 20
@@ -110,10 +118,14 @@ class Limits:
     """Messages one account may submit in an hour."""
     submission_recipients_per_hour: int = 500
     """Recipients one account may submit to in an hour."""
+    submission_burst: int = 50
+    """Messages one account may submit in a minute."""
     mailbox_messages_per_minute: int = 100
     """Messages for one mailbox in a minute; more are deferred."""
     messages_per_ip_minute: int = 500
     """Messages a minute from one address."""
+    octets_per_ip_minute: int = 1000 * 1024 * 1024
+    """Octets of messages a minute from one address."""
     open_accounts: int = 300
     """Account files a process keeps open."""
 

@@ -15,19 +15,6 @@ class Status(NamedTuple):
     def __str__(self) -> str:
         return f"{self.klass}.{self.subject}.{self.detail}"
 
-    @property
-    def is_permanent(self) -> bool:
-        """True for class 5."""
-        return self.klass == 5
-
-    def temporary(self) -> Status:
-        """The same subject and detail in class 4."""
-        return Status(4, self.subject, self.detail)
-
-    def permanent(self) -> Status:
-        """The same subject and detail in class 5."""
-        return Status(5, self.subject, self.detail)
-
 
 def parse_status(text: str) -> Status | None:
     """Parse "5.1.1"; None if it is not a status (class 2, 4 or 5, others of one to three digits). RFC 3463 §2."""

@@ -159,7 +159,9 @@ class SmtpConnection(asyncio.Protocol):
             except Refused as refused:
                 refusal = reply_for(Stage.CONNECT, refused.status, refused.note)
                 self._log_refusal(Stage.CONNECT, refused)
-        self._smtp = SmtpServer(service.config, make_nonce, tls is not None, session.trusted, session.may_relay)
+        self._smtp = SmtpServer(
+            service.config, make_nonce, tls is not None, session.trusted, session.may_relay, session.stressed
+        )
         service.sessions.add(self)
         if service.metrics is not None:
             count(service.metrics, "smtp_sessions", protocol=session.protocol)
@@ -495,7 +497,8 @@ class SmtpConnection(asyncio.Protocol):
     def _command_timeout_s(self) -> float:
         limits, session = self._service.limits, self.session
         is_early = not session.helo or (session.protocol == "submission" and session.account is None)
-        return limits.first_command_timeout_s if is_early else limits.command_timeout_s
+        timeout_s = limits.first_command_timeout_s if is_early else limits.command_timeout_s
+        return min(timeout_s, limits.stress_timeout_s) if session.stressed else timeout_s
 
     def stop(self) -> None:
         """The server is going down: end, unless a message is on its way."""

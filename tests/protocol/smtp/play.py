@@ -60,8 +60,16 @@ def config_for(mode: str = "mx", limits: Limits | None = None, **more: bool) -> 
 class Conversation:
     """A server core and its desk; `say` returns what the server sends."""
 
-    def __init__(self, config: SmtpConfig | None = None, is_secure: bool = False, is_trusted: bool = False) -> None:
-        self.smtp = SmtpServer(config or config_for(), lambda: "servernonce", is_secure, is_trusted)
+    def __init__(
+        self,
+        config: SmtpConfig | None = None,
+        is_secure: bool = False,
+        is_trusted: bool = False,
+        is_stressed: bool = False,
+    ) -> None:
+        self.smtp = SmtpServer(
+            config or config_for(), lambda: "servernonce", is_secure, is_trusted, is_stressed=is_stressed
+        )
         self.events: list[Event] = []
         self.messages: list[bytes] = []
         self.sent = bytearray(self.smtp.greet())

@@ -91,6 +91,19 @@ def test_case_069_errors_are_counted() -> None:
         assert talk.smtp.is_slow == (n >= 10)
     assert talk.lines("RCPT TO:<nobody@us.example>") == b"421 4.7.0 too many errors, closing\r\n"
     assert talk.smtp.is_over
+    trusted = Conversation(is_trusted=True)
+    trusted.lines("EHLO x", "MAIL FROM:<a@x.example>")
+    assert trusted.lines(*["RCPT TO:<nobody@us.example>"] * 100).count(b"550 5.1.1") == 100
+    assert not trusted.smtp.is_slow
+
+
+def test_under_stress_there_is_less_patience() -> None:
+    talk = Conversation(is_stressed=True)
+    talk.lines("EHLO x", "MAIL FROM:<a@x.example>")
+    said = talk.lines(*["RCPT TO:<nobody@us.example>"] * 9)
+    assert said.count(b"550 5.1.1") == 2 and said.endswith(b"421 4.7.0 too many errors, closing\r\n")
+    talk = Conversation(is_stressed=True)
+    assert talk.say(b"NOOP\r\n" * 9).count(b"250 ") == 4 and talk.smtp.is_over
 
 
 def test_case_083_ten_thousand_noops() -> None:

@@ -228,10 +228,6 @@ class SmtpClient:
         else:
             self._expected.append(partial(self._on_delivered, index=None))
 
-    def give_up(self, outcome: Outcome) -> None:
-        """Our side cannot go on (the content cannot be read): the session is over."""
-        self._fail(outcome)
-
     def lost(self, text: str) -> None:
         """The connection ended, or was given up for slowness. After the end of content the outcome is unknown."""
         if not self.is_over:

@@ -19,7 +19,6 @@ class Stage(Enum):
     """Where in a session something is answered."""
 
     CONNECT = "connect"
-    HELLO = "hello"
     STARTTLS = "starttls"
     AUTH = "auth"
     MAIL = "mail"
@@ -105,6 +104,7 @@ _STAGED: Final[dict[tuple[Stage, Status], int]] = {
     (Stage.AUTH, Status(5, 7, 0)): 501,
     (Stage.MAIL, Status(5, 7, 0)): 530,
     (Stage.MAIL, Status(4, 7, 0)): 451,
+    (Stage.MAIL, Status(4, 7, 1)): 451,
     (Stage.RCPT, Status(4, 7, 0)): 451,
     (Stage.CONTENT, Status(4, 7, 0)): 451,
     (Stage.CONTENT, Status(4, 7, 1)): 451,

@@ -12,7 +12,6 @@ from typing import Final
 
 from pillarbox.model.settings import Limits
 from pillarbox.model.status import Status
-from pillarbox.protocol.sasl import MECHANISMS
 from pillarbox.protocol.smtp.replies import Reply
 
 
@@ -38,11 +37,6 @@ class SmtpConfig:
     announces_dsn: bool = False
     allows_binary: bool = False
     """BODY=BINARYMIME (RFC 3030)."""
-
-    @classmethod
-    def submission(cls, hostname: str, limits: Limits, has_starttls: bool, cleartext: bool = False) -> SmtpConfig:
-        """For mail from users: all mechanisms, login needed before MAIL."""
-        return cls(hostname, Mode.SUBMISSION, limits, has_starttls, MECHANISMS, cleartext)
 
 
 class State(IntEnum):

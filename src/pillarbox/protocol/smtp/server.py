@@ -98,7 +98,8 @@ class SmtpServer:
 
     `is_over` tells the shell to close when the last octets are written. Nothing a peer sends raises. `make_nonce`
     gives a fresh printable nonce (for SCRAM). A trusted client may send as many messages and idle commands as it
-    likes, one that may relay need not log in.
+    likes, and make as many mistakes; one that may relay need not log in; with one that came under stress there is
+    less patience.
     """
 
     def __init__(
@@ -108,8 +109,14 @@ class SmtpServer:
         is_secure: bool = False,
         is_trusted: bool = False,
         may_relay: bool = False,
+        is_stressed: bool = False,
     ) -> None:
         self.config = config
+        limits = config.limits
+        self._errors_close = min(limits.errors_close, limits.stress_errors) if is_stressed else limits.errors_close
+        self._junk_close = (
+            min(limits.junk_commands, limits.stress_junk_commands) if is_stressed else limits.junk_commands
+        )
         self._make_nonce = make_nonce
         self._is_trusted = is_trusted
         self._may_relay = may_relay
@@ -167,12 +174,7 @@ class SmtpServer:
     @property
     def is_slow(self) -> bool:
         """True when there were so many errors that each answer should take a second."""
-        return self.errors >= self.config.limits.errors_slow
-
-    @property
-    def is_idle(self) -> bool:
-        """True between transactions, when closing loses nothing."""
-        return self._state in (State.FRESH, State.READY, State.AUTH)
+        return self.errors >= self.config.limits.errors_slow and not self._is_trusted
 
     @property
     def is_in_content(self) -> bool:
@@ -214,7 +216,7 @@ class SmtpServer:
         code = reply.code
         if code >= 500:
             self.errors += 1
-            if self.errors >= self.config.limits.errors_close:
+            if self.errors >= self._errors_close and not self._is_trusted:
                 reply, code = TOO_MANY_ERRORS, 421
         octets = reply.encode()
         if type(event) is Answered:
@@ -350,7 +352,7 @@ class SmtpServer:
     def _junk_or(self, event: Event) -> Event:
         """Count a command that brings no mail forward. Case 83."""
         self._junk += 1
-        if self._junk >= self.config.limits.junk_commands and not self._is_trusted:
+        if self._junk >= self._junk_close and not self._is_trusted:
             return self._closing(TOO_MANY_JUNK)
         return event
 
