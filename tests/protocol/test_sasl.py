@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillarbox.model.errors import PeerError
-from pillarbox.model.secret import make_secret, saslprep, secret_matches
+from pillarbox.model.secret import fake_secret, make_secret, saslprep, secret_matches
 from pillarbox.protocol.sasl import (
     Authenticated,
     Challenge,
@@ -28,7 +28,6 @@ from pillarbox.protocol.sasl import (
     decode_base64,
     new_exchange,
 )
-from pillarbox.protocol.scram import fake_verifier
 
 SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
 PENCIL = make_secret("pencil", SALT, 4096)
@@ -153,10 +152,10 @@ def test_scram_client_refuses_a_server_that_does_not_know_us() -> None:
     assert not client.is_satisfied()
 
 
-def test_case_184_a_fake_verifier_is_steady_fits_no_password_and_looks_real() -> None:
-    fake = fake_verifier("nobody", b"secret of this installation", 4096)
-    assert fake == fake_verifier("nobody", b"secret of this installation", 4096)
-    assert fake != fake_verifier("nobody2", b"secret of this installation", 4096)
+def test_case_184_a_fake_secret_is_steady_fits_no_password_and_looks_real() -> None:
+    fake = fake_secret("nobody", b"secret of this installation", 4096)
+    assert fake == fake_secret("nobody", b"secret of this installation", 4096)
+    assert fake != fake_secret("nobody2", b"secret of this installation", 4096)
     assert (len(fake.salt), fake.iterations, len(fake.stored_key)) == (len(SALT), 4096, 32)
     assert not secret_matches(fake, "pencil")
 
@@ -208,7 +207,7 @@ def converse(client: SaslClient, name: str, password: str) -> Step:
             case CheckPassword(authcid, _, given_password):
                 step = exchange.checked(authcid == name and given_password == password)
             case GetVerifier(username):
-                known = make_secret(password, SALT, 4096) if username == name else fake_verifier(username, b"s", 4096)
+                known = make_secret(password, SALT, 4096) if username == name else fake_secret(username, b"s", 4096)
                 step = exchange.verifier(known)
             case _:
                 return step

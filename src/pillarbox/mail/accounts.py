@@ -16,12 +16,11 @@ from pillarbox.model.clock import Clock
 from pillarbox.model.errors import Exists, NoSuchAccount, NotFound, PillarboxError
 from pillarbox.model.ids import AccountId, base32_id, make_id
 from pillarbox.model.mailbox import Account
-from pillarbox.model.secret import Secret, make_secret, prepare_password
+from pillarbox.model.secret import SALT_OCTETS, Secret, make_secret, prepare_password
 from pillarbox.model.settings import Settings
 from pillarbox.store.api import Alias, Selection, Signals, Store
 
 _FOLDERS_AT_ONCE: Final = 8
-_SALT_OCTETS: Final = 16
 
 
 class BadInput(PillarboxError):
@@ -203,7 +202,7 @@ class Admin:
 
         async def hashed(password: str) -> Secret:
             async with turns:
-                return await asyncio.to_thread(make_secret, password, self._random(_SALT_OCTETS), iterations)
+                return await asyncio.to_thread(make_secret, password, self._random(SALT_OCTETS), iterations)
 
         return list(await asyncio.gather(*(hashed(password) for password in passwords)))
 

@@ -13,7 +13,7 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from pillarbox.mail.desk import Session
 from pillarbox.mail.metrics import Log, Metrics, count
@@ -23,7 +23,7 @@ from pillarbox.model.address import Address, parse_address
 from pillarbox.model.clock import Clock
 from pillarbox.model.errors import Refused
 from pillarbox.model.mailbox import Account
-from pillarbox.model.secret import MAX_PASSWORD_OCTETS, Secret, saslprep, secret_matches
+from pillarbox.model.secret import MAX_PASSWORD_OCTETS, Secret, fake_secret, saslprep, secret_matches
 from pillarbox.model.settings import Settings
 from pillarbox.model.status import Status
 from pillarbox.store.api import Store
@@ -106,7 +106,7 @@ class LoginDesk:
                 return self._welcome(session, account)
             if not right:
                 self._wrong.add(digest, now_s)
-        return await self._fail(session, username, account, "password", again)
+        await self._fail(session, username, account, "password", again)
 
     async def verifier(self, session: Session, username: str) -> tuple[Secret, Account | None]:
         """What SCRAM proves against; made up, but the same each time, for an unknown user. Raises Refused as above."""
@@ -121,7 +121,7 @@ class LoginDesk:
         """Report how SCRAM ended. Raises Refused 5.7.8 if not well."""
         if ok and account is not None:
             return self._welcome(session, account)
-        return await self._fail(session, username, account, "scram", again=False)
+        await self._fail(session, username, account, "scram", again=False)
 
     def close(self) -> None:
         """End the threads, when what they are at is done."""
@@ -189,7 +189,7 @@ class LoginDesk:
         count(self._metrics, "logins", result="ok", protocol=session.protocol)
         return account
 
-    async def _fail(self, session: Session, username: str, account: Account | None, how: str, again: bool) -> Account:
+    async def _fail(self, session: Session, username: str, account: Account | None, how: str, again: bool) -> NoReturn:
         """Count a failure, wait, and refuse."""
         session.auth_failures += 1
         now_s = self._clock.monotonic()
@@ -231,11 +231,7 @@ class LoginDesk:
                 await self._keys.put(_FAKE_KEY, self._random(32), self._clock.now() + _FAR_S)
                 key = await self._keys.get(_FAKE_KEY)
             self._fake_key = key or self._random(32)
-        name = username[:1024].casefold().encode("utf-8", "surrogatepass")
-        salt, stored, server = (
-            hmac.digest(self._fake_key, label + name, "sha256") for label in (b"salt:", b"stored:", b"server:")
-        )
-        return Secret(salt[:16], self._iterations, stored, server)
+        return fake_secret(username[:1024].casefold(), self._fake_key, self._iterations)
 
 
 class _Memory:

@@ -16,6 +16,7 @@ from typing import Final
 DEFAULT_ITERATIONS: Final = 600_000
 MAX_ITERATIONS: Final = 5_000_000
 """More than this from a database is refused (case 188)."""
+SALT_OCTETS: Final = 16
 MAX_PASSWORD_OCTETS: Final = 1024
 """Longer passwords are refused before any hashing (case 185)."""
 
@@ -44,6 +45,17 @@ def secret_matches(secret: Secret, password: str) -> bool:
     salted = hashlib.pbkdf2_hmac("sha256", prepared, secret.salt, min(secret.iterations, MAX_ITERATIONS))
     made = _secret_from(salted, secret.salt, secret.iterations)
     return hmac.compare_digest(made.stored_key, secret.stored_key)
+
+
+def fake_secret(username: str, key: bytes, iterations: int) -> Secret:
+    """The verifier of a user who does not exist: the same on every try, and no password fits it (case 184).
+
+    `key` belongs to this installation, so that nobody else can tell the salt from a real one; `iterations` are those of
+    real verifiers. Source: RFC 5802 §9, on leaking which users exist.
+    """
+    name = username.encode("utf-8", "surrogatepass")
+    salt, stored, server = (hmac.digest(key, label + name, "sha256") for label in (b"salt:", b"stored:", b"server:"))
+    return Secret(salt[:SALT_OCTETS], iterations, stored, server)
 
 
 def prepare_password(password: str) -> bytes:

@@ -27,6 +27,8 @@ from pillarbox.net.smtp_connection import make_nonce
 from pillarbox.net.tls import client_context
 from pillarbox.protocol.sasl import LoginClient, PlainClient, SaslClient, ScramClient
 from pillarbox.protocol.smtp.client import (
+    NO_LOGIN,
+    NO_SECURITY,
     Broken,
     ClientEvent,
     ContentDue,
@@ -340,8 +342,9 @@ def _for_all(parcel: Parcel, outcome: Outcome) -> list[Outcome]:
 
 
 def _before_mail(outcome: Outcome) -> Outcome:
-    """A host that did not get as far as EHLO has not answered: another one may. Source: RFC 5321 §5.1."""
-    if isinstance(outcome, Deferred) and outcome.status in ((4, 3, 2), (4, 4, 2), (4, 5, 0)):
+    """A host that says "not now" before any mail is one that does not answer: another one may. Where it is security or a
+    login that is wanting, it is the same with all. Source: RFC 5321 §5.1."""
+    if isinstance(outcome, Deferred) and outcome.status not in (NO_SECURITY, NO_LOGIN):
         return Deferred(NO_ANSWER, outcome.text, outcome.remote)
     return outcome
 

@@ -60,7 +60,7 @@ class CheckPassword:
 
 @dataclass(frozen=True, slots=True)
 class GetVerifier:
-    """Answer with `verifier`: that of the user, or `scram.fake_verifier` if there is no such user."""
+    """Answer with `verifier`: that of the user, or `secret.fake_secret` if there is no such user."""
 
     username: str
 

@@ -12,7 +12,7 @@ import hmac
 from typing import Final, TypeAlias
 
 from pillarbox.model.errors import PeerError
-from pillarbox.model.secret import DEFAULT_ITERATIONS, MAX_ITERATIONS, Secret, prepare_password
+from pillarbox.model.secret import MAX_ITERATIONS, Secret, prepare_password
 
 ScramVerifier: TypeAlias = Secret
 """What is stored instead of a password. Source: RFC 5802 §3."""
@@ -31,21 +31,6 @@ def salted_password(password: str, salt: bytes, iterations: int) -> bytes:
     except ValueError as error:
         raise PeerError(f"password: {error}") from error
     return hashlib.pbkdf2_hmac(_DIGEST, prepared, salt, iterations)
-
-
-def fake_verifier(username: str, secret: bytes, iterations: int = DEFAULT_ITERATIONS, salt_octets: int = 16) -> Secret:
-    """A verifier for a user who does not exist: the same on every try, and no password fits it (case 184).
-
-    `secret` belongs to this installation, so that nobody else can tell the salt from a real one. `iterations` and
-    `salt_octets` must be those of real verifiers. Source: RFC 5802 §9, on leaking which users exist.
-    """
-    name = username.encode("utf-8", "surrogatepass")
-    return Secret(
-        hmac.digest(secret, b"salt\0" + name, "sha512")[:salt_octets],
-        iterations,
-        stored_key=hmac.digest(secret, b"stored\0" + name, _DIGEST),
-        server_key=hmac.digest(secret, b"server\0" + name, _DIGEST),
-    )
 
 
 def client_proof(salted: bytes, auth_message: bytes) -> tuple[bytes, bytes]:

@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pillarbox.model.address import Address
-from pillarbox.model.secret import make_secret
+from pillarbox.model.secret import fake_secret, make_secret
 from pillarbox.model.settings import Limits
 from pillarbox.model.status import Status
 from pillarbox.protocol.sasl import MECHANISMS, Authenticated, CheckPassword, GetVerifier
-from pillarbox.protocol.scram import fake_verifier
 from pillarbox.protocol.smtp.events import (
     Answered,
     Auth,
@@ -143,7 +142,7 @@ class Conversation:
                 good = (authcid, password) == ("ada", "s3cret")
                 return self.smtp.reply(AUTH_OK if good else reply_for(Stage.AUTH, Status(5, 7, 8)))
             case GetVerifier(username):
-                self.smtp.supply_verifier(SECRET if username == "ada" else fake_verifier(username, b"x", 4096))
+                self.smtp.supply_verifier(SECRET if username == "ada" else fake_secret(username, b"x", 4096))
                 return b""
             case Authenticated():
                 return self.smtp.reply(AUTH_OK)

@@ -47,6 +47,7 @@ from pillarbox.protocol.smtp.replies import Reply, Stage, reply_for
         ("mail", "5.7.27", 550, "case 103"),
         ("mail", "4.4.3", 451, "case 105"),
         ("content", "4.7.1", 451, "case 155"),
+        ("mail", "4.7.1", 451, "LIMITS: per sending IP volume"),
         ("rcpt", "4.7.1", 450, "LIMITS: greylist, submission rate"),
         ("rcpt", "4.2.1", 450, "LIMITS: per recipient mailbox"),
         ("content", "4.4.2", 421, "LIMITS: data rate"),
