@@ -240,7 +240,6 @@ def test_nobody_listens() -> None:
 @pytest.mark.parametrize(
     "greeting",
     [b"421 4.3.2 busy\r\n", b"421 4.7.0 not so fast\r\n", b"450 later\r\n", b"554 go away\r\n", b"nonsense\r\n"],
-    [b"421 4.3.2 busy\r\n", b"421 4.7.0 not so fast\r\n", b"450 later\r\n", b"554 go away\r\n", b"nonsense\r\n"],
 )
 def test_another_host_may_be_tried_after_a_bad_greeting(greeting: bytes) -> None:
     async def work() -> None:
