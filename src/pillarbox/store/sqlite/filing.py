@@ -21,16 +21,13 @@ from pillarbox.model.mailbox import EmailHeadline, Placements
 from pillarbox.model.uids import UidSet
 from pillarbox.store.api import Delivery, Moved, NewEmail
 from pillarbox.store.blobs.frames import link_into, read_whole
-from pillarbox.store.sqlite import mailboxes, placements
+from pillarbox.store.sqlite import bulk, mailboxes, placements
 from pillarbox.store.sqlite.files import Db
 from pillarbox.store.sqlite.mailboxes import Box, Meta
 
 EMAIL_COLUMNS: Final = (
     "version, envelope, body, bodystructure, preview, subject, base_subject, sent_s, message_id, refs"
 )
-_INSERT_EMAIL: Final = "INSERT INTO email VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-_INSERT_HEAD: Final = "INSERT INTO head VALUES(?,?,?,?)"
-_INSERT_CONTENT: Final = "INSERT INTO content VALUES(?,?)"
 Filing = tuple[Box, NewEmail]
 
 
@@ -79,9 +76,9 @@ def deliver(db: Db, files: Files, deliveries: Sequence[Delivery], now_s: int) ->
     boxes: dict[str, Box] = {}
     filings: list[Filing] = []
     where: list[int] = []
+    fresh = _remember(db, deliveries)
     for i, delivery in enumerate(deliveries):
-        db.execute("INSERT OR IGNORE INTO delivered VALUES(?)", (delivery.job,))
-        if not db.changes():
+        if not fresh[i]:
             continue
         box = boxes.get(delivery.mailbox)
         if box is None:
@@ -95,6 +92,19 @@ def deliver(db: Db, files: Files, deliveries: Sequence[Delivery], now_s: int) ->
         answer[i] = headline
     meta.save()
     return answer
+
+
+def _remember(db: Db, deliveries: Sequence[Delivery]) -> list[bool]:
+    """Write the jobs into `delivered`; which of them were not there yet."""
+    jobs = [(delivery.job,) for delivery in deliveries]
+    if len(set(jobs)) == len(jobs) and not bulk.count(db, "delivered", "job", jobs):
+        bulk.insert(db, "INSERT INTO delivered", jobs)
+        return [True] * len(jobs)
+    fresh = []
+    for job in jobs:
+        db.execute("INSERT OR IGNORE INTO delivered VALUES(?)", job)
+        fresh.append(db.changes() == 1)
+    return fresh
 
 
 def _target(db: Db, name: str, boxes: dict[str, Box]) -> Box:
@@ -137,10 +147,9 @@ def _file(db: Db, files: Files, meta: Meta, filings: Sequence[Filing], now_s: in
             added[box.id] = (box, Placements())
         _place(added[box.id][1], box, number, flags, modseq, email.received_s or now_s, size, now_s)
         filed.append(EmailHeadline(box.uidnext - 1, number, email.id))
-    db.executemany(_INSERT_EMAIL, email_rows)
-    db.executemany(_INSERT_HEAD, head_rows)
-    if content_rows:
-        db.executemany(_INSERT_CONTENT, content_rows)
+    bulk.insert(db, "INSERT INTO email", email_rows)
+    bulk.insert(db, "INSERT INTO head", head_rows)
+    bulk.insert(db, "INSERT INTO content", content_rows)
     if len(content_rows) < len(filings):
         _sync_directory(files.blobs)
     for box, columns_new in added.values():

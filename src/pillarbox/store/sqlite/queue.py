@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pillarbox.store.api import Claim, Job, Selection, Spooled
+from pillarbox.store.sqlite import bulk
 from pillarbox.store.sqlite.files import Db
 from pillarbox.store.sqlite.spool_rows import HELD, JOB_COLUMNS, MESSAGE_COLUMNS, QUEUED, job_of, message_of
 from pillarbox.store.sqlite.turns import Turns
@@ -88,10 +89,10 @@ def _lease(db: Db, holder: int, key: JobKey) -> Claim | None:
     return Claim(job, message_of(rows[0][:-1], rows[0][-1]), token)
 
 
-def remove_done(db: Db, spool_ids: Iterable[bytes | None]) -> None:
+def remove_done(db: Db, spool_ids: Sequence[bytes | None]) -> None:
     """Remove messages that have no jobs any more."""
-    for spool_id in spool_ids:
-        db.execute("DELETE FROM message WHERE id=?1 AND NOT EXISTS(SELECT 1 FROM job WHERE spool_id=?1)", (spool_id,))
+    no_jobs = " AND NOT EXISTS(SELECT 1 FROM job WHERE spool_id=message.id)"
+    bulk.delete(db, "message", "id", [(spool_id,) for spool_id in spool_ids], no_jobs)
 
 
 def peek(db: Db, selection: Selection) -> list[tuple[Job, Spooled]]:
@@ -187,5 +188,5 @@ def release(db: Db, keys: Sequence[JobKey], now_s: float) -> int:
 def drop(db: Db, keys: Sequence[JobKey]) -> int:
     """Gone; a lease is lost."""
     changed = _each(db, "DELETE FROM job", keys)
-    remove_done(db, {spool_id for spool_id, _ in keys})
+    remove_done(db, list({spool_id for spool_id, _ in keys}))
     return changed

@@ -18,15 +18,16 @@ from pillarbox.model.mailbox import Content
 from pillarbox.model.outcome import Deferred
 from pillarbox.store.api import Claim, Job, Selection, Settlement, Spooled, Target, TraceEvent
 from pillarbox.store.blobs.pool import Pool
-from pillarbox.store.sqlite import queue, trace
+from pillarbox.store.sqlite import bulk, queue, trace
 from pillarbox.store.sqlite.base import Database
 from pillarbox.store.sqlite.files import Db
 from pillarbox.store.sqlite.spool_rows import job_row, last_words, message_row, pack_events
 from pillarbox.store.sqlite.turns import Turns
 
 LEASE_S: Final = 60.0
-_INSERT_MESSAGE: Final = "INSERT INTO message(id, sha256, size, meta, prefix, data) VALUES(?,?,?,?,?,?)"
-_INSERT_JOB: Final = "INSERT INTO job VALUES(?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT_MESSAGE: Final = "INSERT INTO message(id, sha256, size, meta, prefix, data)"
+_INSERT_JOB: Final = "INSERT INTO job"
+_KEY: Final = "(spool_id,id,holder,token)"
 _OURS: Final = "WHERE spool_id=? AND id=? AND holder=? AND token=?"
 
 
@@ -48,8 +49,8 @@ class NewRows:
     def write(self, db: Db) -> None:
         """It is about to be committed."""
         if self.messages:
-            db.executemany(_INSERT_MESSAGE, self.messages)
-            db.executemany(_INSERT_JOB, self.jobs)
+            bulk.insert(db, _INSERT_MESSAGE, self.messages)
+            bulk.insert(db, _INSERT_JOB, self.jobs)
         if self.events:
             db.execute("INSERT INTO trace_log(events) VALUES(?)", (pack_events(self.events),))
 
@@ -110,10 +111,10 @@ class Spool:
             raise Trouble(f"content {message.content.sha256.hex()} is not in the pool")
         holder = self._live(db) if claim else 0
         self._rows.messages.append(message_row(message))
-        rows, claims = self._rows.jobs, []
+        added, claims = self._rows.jobs, []
         for job in jobs:
             mine = claim and job.target.kind == "local" and job.state == "queued"
-            rows.append(job_row(job, holder if mine else 0, int(mine)))
+            added.append(job_row(job, holder if mine else 0, int(mine)))
             if mine:
                 claims.append(Claim(job, message, 1))
         return claims
@@ -166,7 +167,7 @@ class Spool:
             lost = [s.job for s in settlements if not self._is_ours(db, s)] if reports else []
             if lost:
                 raise LeaseLost(f"{len(lost)} jobs")
-            lost = [s.job for s in settlements if not self._settle(db, s)]
+            lost = self._settle_all(db, settlements)
             for message, jobs in reports:
                 self._insert(db, message, jobs, False)
             if len(lost) < len(settlements) or not settlements:
@@ -186,6 +187,16 @@ class Spool:
     def _is_ours(self, db: Db, settlement: Settlement) -> bool:
         key = (self._held.get(settlement.job), settlement.job, self._holder, settlement.token)
         return bool(db.execute(f"SELECT 1 FROM job {_OURS}", key).fetchall())
+
+    def _settle_all(self, db: Db, settlements: Sequence[Settlement]) -> list[JobId]:
+        """Apply them; returns the jobs whose lease was lost. All at once where all ended and are ours."""
+        if not any(isinstance(s.outcome, Deferred) for s in settlements):
+            keys = [(self._held.get(s.job), s.job, self._holder, s.token) for s in settlements]
+            if bulk.count(db, "job", _KEY, keys) == len(keys):
+                bulk.delete(db, "job", _KEY, keys)
+                queue.remove_done(db, list(dict.fromkeys(key[0] for key in keys)))
+                return []
+        return [s.job for s in settlements if not self._settle(db, s)]
 
     def _settle(self, db: Db, settlement: Settlement) -> bool:
         """Apply one; False if the lease was lost."""
