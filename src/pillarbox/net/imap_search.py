@@ -19,16 +19,21 @@ from pillarbox.net.imap_sync import finish
 from pillarbox.protocol.imap.commands import Search
 from pillarbox.protocol.imap.fetch import RECENT
 from pillarbox.protocol.imap.responses import search_response
-from pillarbox.protocol.imap.search import Batch, Searcher
+from pillarbox.protocol.imap.search import Batch, Searcher, text_keys
 from pillarbox.store.api import Slice
 
 _READ_TIMEOUT_S: Final = 60.0
+MOST_TEXT_KEYS: Final = 100
+"""Keys of one SEARCH that look into messages (case 171). Programs send a handful."""
 
 
 @handles(Search)
 async def search(session: ImapSession, tag: bytes, command: Search) -> None:
     selected = chosen(session)
     view = selected.view
+    if text_keys(command.key) > MOST_TEXT_KEYS:
+        session.no(tag, b"Too much to look for at once.", b"LIMIT")
+        return
     searcher = Searcher(command.key, len(view), view.last_uid, selected.keywords)
     try:
         found = await find(session, searcher)
@@ -61,7 +66,11 @@ async def _pass(session: ImapSession, searcher: Searcher, uids: UidSet, columns:
     async for part in session.service.store.mailboxes.fetch(account.id, selected.id, uids, columns):
         batch = _batch(session, part, columns)
         if columns:
-            indices = await loop.run_in_executor(session.service.searches, searcher.matches, batch)
+            try:
+                indices = await loop.run_in_executor(session.service.searches, searcher.matches, batch)
+            except asyncio.CancelledError:  # the client has gone: the thread is to go on with others
+                batch.is_wanted = False
+                raise
         else:
             indices = searcher.matches(batch)
         found += [part.placements.uids[index] for index in indices]

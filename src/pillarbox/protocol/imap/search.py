@@ -117,6 +117,8 @@ class Batch:
     """The listed fields (prefix included)."""
     octets: Callable[[int], bytes] = lambda index: b""
     """All of the message at an index."""
+    is_wanted: bool = True
+    """Made False, from any thread, when nobody waits for the answer any more: the rest matches nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +174,9 @@ class Searcher:
             case Dated():
                 return _dated(key, batch, among)
             case InHeader(name, text):
-                return [i for i in among if _in_header(batch, i, name, text)]
+                return [i for i in among if batch.is_wanted and _in_header(batch, i, name, text)]
             case InText(text, header):
-                return [i for i in among if _in_text(batch, i, text, header)]
+                return [i for i in among if batch.is_wanted and _in_text(batch, i, text, header)]
 
     def _with_flag(self, key: HasFlag, batch: Batch, among: list[int]) -> list[int]:
         bit = key.bit
@@ -213,6 +215,18 @@ def cost(key: Key) -> int:
         case Not(inner):
             return cost(inner)
     return 0
+
+
+def text_keys(key: Key) -> int:
+    """How many of its keys look into the messages themselves: each reads them all anew."""
+    match key:
+        case And(keys):
+            return sum(map(text_keys, keys))
+        case Or(one, other):
+            return text_keys(one) + text_keys(other)
+        case Not(inner):
+            return text_keys(inner)
+    return 1 if cost(key) == 2 else 0
 
 
 def _mentions_headers(key: Key) -> bool:
