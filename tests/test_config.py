@@ -94,6 +94,7 @@ def test_values_come_in_their_types() -> None:
         ('[outbound]\nroutes = [{domain = "*", hots = "x"}]', ":2: outbound.routes[1].hots: there is no such setting"),
         ('[outbound]\nname_servers = ["one.example"]', 'is not "address" or "address:port"'),
         ("[limits]\nimap_idle_s = 60", "at least 1800 is wanted"),
+        ("[limits]\nsmtp_line_octets = 80", "at least 512 is wanted"),
         ("x = \n", "pillarbox.toml:1: not TOML"),
         ('hostname = "a"\nhostname = "b"', "not TOML"),
         ("scram_iterations = 1", "RFC 7677"),

@@ -304,6 +304,13 @@ _CHECKS: Final[dict[tuple[type, str], _Check]] = {
     (Limits, "login_workers"): _at_least(1),
     (Limits, "recipients"): _at_least(100),
     (Limits, "received_hops"): _at_least(1),
+    (Limits, "messages_per_session"): _at_least(1),
+    # RFC 5321 §4.5.3.1: what every server takes. RFC 4954 §4: responses of 12,288 octets.
+    (Limits, "message_octets"): _at_least(65_536),
+    (Limits, "smtp_line_octets"): _at_least(512),
+    (Limits, "auth_line_octets"): _at_least(12_288),
+    (Limits, "content_line_octets"): _at_least(1000),
+    (Limits, "write_buffer_octets"): _at_least(32_768),
     (Limits, "open_accounts"): _at_least(4),
     (Queue, "first_retry_s"): _at_least(1),
     (Queue, "max_retry_s"): _at_least(1),

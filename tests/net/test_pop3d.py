@@ -6,6 +6,7 @@ import asyncio
 import base64
 import multiprocessing
 import poplib
+import socket
 import ssl
 import time
 from collections.abc import Callable, Coroutine
@@ -276,6 +277,29 @@ def test_stls_then_login(run: Run, tmp_path: Path, certificate: ssl.SSLContext) 
     async def story() -> None:
         async with World(tmp_path, FakeMailboxes(*MAIL), tls=certificate, cleartext=False).serving() as world:
             await asyncio.get_running_loop().run_in_executor(None, with_poplib, world.port)
+
+    run(story())
+
+
+def test_commands_sent_with_the_end_of_the_handshake(run: Run, tmp_path: Path, certificate: ssl.SSLContext) -> None:
+    """A client need not wait for anything after its part of the handshake."""
+
+    def talk(port: int) -> list[bytes]:
+        said = []
+        for _ in range(30):
+            with socket.create_connection(("127.0.0.1", port), timeout=2) as plain:
+                plain.recv(1000)
+                plain.sendall(b"STLS\r\n")
+                plain.recv(1000)
+                with client_context(False).wrap_socket(plain, server_hostname="localhost") as secure:
+                    secure.sendall(b"QUIT\r\n")
+                    said.append(secure.recv(1000))
+        return said
+
+    async def story() -> None:
+        async with World(tmp_path, FakeMailboxes(), tls=certificate).serving() as world:
+            said = await asyncio.get_running_loop().run_in_executor(None, talk, world.port)
+            assert all(line.startswith(b"+OK") for line in said)
 
     run(story())
 

@@ -111,7 +111,7 @@ class Limits:
     mailboxes: int = 10000
     """Mailboxes of one account."""
     write_buffer_octets: int = 65536
-    """Octets that wait for an SMTP client to read them; IMAP and POP3 have four times that."""
+    """Octets that wait for an SMTP client to read them; IMAP has four times that, POP3 128 KiB."""
     write_stall_s: float = 60.0
     """A client that reads nothing for so long is closed."""
     submission_messages_per_hour: int = 200

@@ -90,6 +90,7 @@ class Pop3Session(asyncio.Protocol):
         "_closing_s",
         "_core",
         "_eof",
+        "_held",
         "_is_admitted",
         "_is_paused",
         "_lock",
@@ -124,6 +125,8 @@ class Pop3Session(asyncio.Protocol):
         self._stalled_s = -1.0
         self._closing_s = -1.0
         self._backlog = 0
+        self._held: bytearray | None = None
+        """Octets that came inside TLS before the core knew of it: a fast client's first command."""
         self._out: list[bytes] = []
         self._out_octets = 0
         self._is_admitted = self._is_paused = self._eof = self._lost = self._retiring = self._updating = False
@@ -165,6 +168,9 @@ class Pop3Session(asyncio.Protocol):
         if self._core is None or self._closing_s >= 0:
             return
         self._active_s = self._service.clock.monotonic()
+        if self._held is not None:
+            self._held += data
+            return
         self._core.receive(data)
         if self._task is None:
             self._answer()
@@ -360,6 +366,7 @@ class Pop3Session(asyncio.Protocol):
         self._flush()
         loop = asyncio.get_running_loop()
         plain = self._transport
+        self._held = held = bytearray()
         try:
             secured = await loop.start_tls(
                 plain,
@@ -378,6 +385,8 @@ class Pop3Session(asyncio.Protocol):
         secured.set_write_buffer_limits(high=2 * FLUSH_OCTETS, low=FLUSH_OCTETS // 2)
         self._session.tls = tls_module.describe(secured.get_extra_info("ssl_object"))
         self._core.secured()
+        self._held = None
+        self._core.receive(bytes(held))
 
     # --- login -------------------------------------------------------------------------------------------------------
 
