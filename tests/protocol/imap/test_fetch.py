@@ -1,6 +1,7 @@
 """FETCH answers out of columns. Source: RFC 3501 §6.4.5, §7.4.2."""
 
 from array import array
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from pillarbox.message.wire import wire_forms
 from pillarbox.model.mailbox import Placements
 from pillarbox.model.settings import Limits
-from pillarbox.protocol.imap.fetch import RECENT, FetchItem, FetchPlan, FlagTexts, Read
+from pillarbox.protocol.imap.fetch import RECENT, FetchItem, FetchPlan, FlagTexts, Read, number_texts
 from pillarbox.protocol.imap.grammar import When
 from pillarbox.protocol.imap.server import ImapServer
 
@@ -134,3 +135,12 @@ def test_items_of_macros_and_labels():
     assert [i.label for i in items(b"FULL")] == [b"FLAGS", b"INTERNALDATE", b"RFC822.SIZE", b"ENVELOPE", b"BODY"]
     assert items(b"(flags FLAGS)") == (FetchItem(b"FLAGS"),)
     assert items(b"body[header.fields (Subject)]<3.4>")[0].label == b"BODY[HEADER.FIELDS (Subject)]<3>"
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [range(0), range(1, 2), range(1, 2501), range(999, 1002), range(49_999, 52_000), [1, 3, 2], [1, 2, 4], [2, 2, 4]],
+)
+def test_numbers_as_text(numbers: Sequence[int]) -> None:
+    assert number_texts(numbers) == [str(number).encode() for number in numbers]
+    assert number_texts(array("I", numbers)) == [str(number).encode() for number in numbers]

@@ -1,6 +1,6 @@
 """FETCH: what is asked for, which columns of the store answer it, and the octets of the answer.
 
-Most answers stand ready in the store; then a slice of some 1,000 messages is written by one `%` over its columns.
+Most answers stand ready in the store; then a slice of some 1,000 messages is written by one join over its columns.
 Only sections of bodies are put together message by message. Source: RFC 3501 §6.4.5, §7.4.2.
 """
 
@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import chain
 from typing import Any, Final, Protocol, TypeAlias
 
 from pillarbox.message.section import Section, locate, parse_section, select_fields
@@ -175,8 +174,7 @@ class FetchPlan:
         self.needs_octets = any(item.section and not item.is_listed() for item in chosen)
         self.columns = self._columns()
         self.needs_flags = any(item.label == b"FLAGS" for item in chosen)
-        self._template = self._row_template()
-        self._repeated = (0, b"")
+        self._pieces = self._row_pieces()
 
     def _columns(self) -> tuple[str, ...]:
         columns: dict[str, None] = {}
@@ -193,33 +191,48 @@ class FetchPlan:
 
     # --- all from columns
 
-    def _row_template(self) -> bytes:
-        return b"* %d FETCH (" + b" ".join(_TEMPLATES.get(i.label, _section_template(i)) for i in self.items) + b")\r\n"
+    def _row_pieces(self) -> list[bytes]:
+        """An answer as literal octets with holes (empty octets, at odd places) for the columns."""
+        texts = [_TEMPLATES.get(item.label) or (item.label + b" {", b"}\r\n", b"") for item in self.items]
+        pieces = [b"* ", b""]
+        before = b" FETCH ("
+        for first, *others, last in texts:
+            pieces.append(before + first)
+            for other in others:
+                pieces += [b"", other]
+            pieces.append(b"")
+            before = last + b" "
+        return [*pieces, before[:-1] + b")\r\n"]
 
     def format_rows(self, numbers: Sequence[int], rows: Rows, flags: list[bytes], forms: list[Form]) -> bytes:
-        """The answers for a slice when `needs_octets` is false. `flags`: texts, if `needs_flags`."""
+        """The answers for a slice when `needs_octets` is false. `flags`: texts, if `needs_flags`.
+
+        The columns are laid into a list of pieces with strides, and joined: five times as fast as `%`.
+        """
         count = len(numbers)
         if not count:
             return b""
         by_name = dict(zip(self.columns, zip(*forms, strict=True), strict=True)) if self.columns else {}
-        columns: list[Sequence[Any]] = [numbers]
+        columns: list[Sequence[bytes]] = [number_texts(numbers)]
         for item in self.items:
             match item.label:
                 case b"UID":
-                    columns.append(rows.uids)
+                    columns.append(number_texts(rows.uids))
                 case b"FLAGS":
                     columns.append(flags)
                 case b"INTERNALDATE":
                     columns += _date_columns(rows.received_s)
                 case b"RFC822.SIZE":
-                    columns.append(rows.sizes)
+                    columns.append(number_texts(rows.sizes))
                 case b"ENVELOPE" | b"BODY" | b"BODYSTRUCTURE":
                     columns.append(by_name[_READY[item.label]])
                 case _:
                     columns += _listed_columns(item, by_name)
-        if self._repeated[0] != count:
-            self._repeated = (count, self._template * count)
-        return self._repeated[1] % tuple(chain.from_iterable(zip(*columns, strict=True)))
+        pieces = self._pieces * count
+        stride = len(self._pieces)
+        for place, column in enumerate(columns):
+            pieces[2 * place + 1 :: stride] = column
+        return b"".join(pieces)
 
     # --- with octets of bodies
 
@@ -240,8 +253,8 @@ class FetchPlan:
                 case b"FLAGS":
                     out.append(b"FLAGS (%b)" % flags)
                 case b"INTERNALDATE":
-                    columns = _date_columns(rows.received_s[index : index + 1])
-                    out.append(_TEMPLATES[item.label] % tuple(column[0] for column in columns))
+                    day, minute, second = (column[0] for column in _date_columns(rows.received_s[index : index + 1]))
+                    out.append(b'INTERNALDATE "%b %b%b +0000"' % (day, minute, second))
                 case b"RFC822.SIZE":
                     out.append(b"RFC822.SIZE %d" % rows.sizes[index])
                 case b"ENVELOPE" | b"BODY" | b"BODYSTRUCTURE":
@@ -261,21 +274,18 @@ class FetchPlan:
 
 _READY: Final = {b"ENVELOPE": "envelope", b"BODY": "body", b"BODYSTRUCTURE": "bodystructure"}
 _TEMPLATES: Final = {
-    b"UID": b"UID %d",
-    b"FLAGS": b"FLAGS (%b)",
-    b"INTERNALDATE": b'INTERNALDATE "%b %b%02d +0000"',
-    b"RFC822.SIZE": b"RFC822.SIZE %d",
-    b"ENVELOPE": b"ENVELOPE %b",
-    b"BODY": b"BODY %b",
-    b"BODYSTRUCTURE": b"BODYSTRUCTURE %b",
+    b"UID": (b"UID ", b""),
+    b"FLAGS": (b"FLAGS (", b")"),
+    b"INTERNALDATE": (b'INTERNALDATE "', b" ", b"", b' +0000"'),
+    b"RFC822.SIZE": (b"RFC822.SIZE ", b""),
+    b"ENVELOPE": (b"ENVELOPE ", b""),
+    b"BODY": (b"BODY ", b""),
+    b"BODYSTRUCTURE": (b"BODYSTRUCTURE ", b""),
 }
+"""What stands before, between and after the columns of an item."""
 
 
-def _section_template(item: FetchItem) -> bytes:
-    return item.label.replace(b"%", b"%%") + b" {%d}\r\n%b"
-
-
-def _listed_columns(item: FetchItem, by_name: Mapping[str, Sequence[Any]]) -> tuple[list[int], list[bytes]]:
+def _listed_columns(item: FetchItem, by_name: Mapping[str, Sequence[Any]]) -> tuple[list[bytes], list[bytes]]:
     """Lengths and texts of a list of header fields."""
     assert item.section is not None
     names = item.section.names
@@ -288,7 +298,7 @@ def _listed_columns(item: FetchItem, by_name: Mapping[str, Sequence[Any]]) -> tu
         texts = [select_fields(headers, names, False) for headers in by_name["headers"]]
     if item.partial:
         texts = [_clip(text, item.partial) for text in texts]
-    return [*map(len, texts)], texts
+    return number_texts([*map(len, texts)]), texts
 
 
 def _place(item: FetchItem, parts: bytes, prefix_length: int, size: int) -> tuple[int, int] | None:
@@ -342,6 +352,29 @@ def _clip(text: bytes, partial: tuple[int, int]) -> bytes:
     return text[partial[0] : partial[0] + partial[1]]
 
 
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+_LAST_THREE: Final = [b"%03d" % number for number in range(1000)]
+
+
+def number_texts(numbers: Sequence[int]) -> list[bytes]:
+    """Numbers (not negative) in decimal. Ascending by one, as they mostly are, they cost a quarter."""
+    count = len(numbers)
+    if not count:
+        return []
+    first, last = numbers[0], numbers[-1]
+    if last - first != count - 1 or not (isinstance(numbers, range) or [*range(first, last + 1)] == [*numbers]):
+        return (b"%d," * count % tuple(numbers))[:-1].split(b",")
+    texts: list[bytes] = []
+    while first <= last:
+        thousands, rest = divmod(first, 1000)
+        here = _LAST_THREE[rest : rest + last - first + 1]
+        lead = b"%d" % thousands
+        texts += [lead + three for three in here] if thousands else [b"%d" % int(three) for three in here]
+        first += len(here)
+    return texts
+
+
 # --- dates ------------------------------------------------------------------------------------------------------------
 
 _MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
@@ -364,12 +397,13 @@ _DAYS: Final = _Days()
 
 
 _MINUTES: Final = [b"%02d:%02d:" % divmod(minute, 60) for minute in range(1440)]
+_SECONDS: Final = [b"%02d" % second for second in range(60)]
 
 
-def _date_columns(seconds: Sequence[int]) -> list[list[Any]]:
-    days, minutes = _DAYS, _MINUTES
+def _date_columns(seconds: Sequence[int]) -> list[list[bytes]]:
+    days, minutes, texts = _DAYS, _MINUTES, _SECONDS
     return [
         [days[s // 86400] for s in seconds],
         [minutes[s % 86400 // 60] for s in seconds],
-        [s % 60 for s in seconds],
+        [texts[s % 60] for s in seconds],
     ]
