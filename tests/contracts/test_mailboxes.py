@@ -364,3 +364,22 @@ def test_names_that_were_given_up_are_remembered_in_bounds(engine: Engine, monke
         assert (await store.mailboxes.status(account, "n0")).uidvalidity > highest - 1 > old.uidvalidity
 
     engine.run(story)
+
+
+def test_a_deleted_mailbox_with_children_is_gone_for_those_who_have_it_open(engine: Engine) -> None:
+    async def story(store: Store) -> None:
+        account = engine.account_id()
+        box = store.mailboxes
+        await box.create_account(account)
+        parent = await box.create(account, "p")
+        await box.create(account, "p/c")
+        await box.append(account, parent.id, [engine.email(1)])
+        since = await box.modseq(account)
+        await box.delete(account, "p")
+        assert await box.size(account) == (0, 0)
+        with pytest.raises(NoSuchMailbox):
+            await box.changes(account, parent.id, since)
+        assert (await box.status(account, "p")).special_use == "\\Noselect"
+        assert await store.verify() == []
+
+    engine.run(story)

@@ -169,8 +169,8 @@ class Mailboxes(Protocol):
         Its UIDVALIDITY is greater than that of any mailbox of this name before."""
 
     async def delete(self, account: AccountId, name: str) -> None:
-        """Remove it with its messages. With children it stays, empty and not selectable, as RFC 3501 §6.3.4 wants
-        (`special_use` "\\Noselect"). INBOX raises MailboxName."""
+        """Remove it with its messages. With children its name stays, not selectable, as RFC 3501 §6.3.4 wants
+        (`special_use` "\\Noselect", another id). INBOX raises MailboxName."""
 
     async def rename(self, account: AccountId, name: str, new_name: str) -> None:
         """With its children. Renaming INBOX moves its messages to the new mailbox (RFC 3501 §6.3.5)."""

@@ -232,12 +232,12 @@ def _rename_row(db: Db, meta: Meta, number: int, old: str, new: str, now_s: floa
     db.execute("UPDATE mailbox SET name=?, uidvalidity=? WHERE id=?", (new, validity, number))
 
 
-def remove_row(db: Db, box: Box) -> None:
-    """DELETE of a mailbox whose messages are gone: with children it stays as a \\Noselect name."""
+def remove_row(db: Db, meta: Meta, box: Box, now_s: float) -> None:
+    """DELETE of a mailbox whose messages are gone. With children its name stays, \\Noselect: a mailbox of its own, so
+    that whoever has the deleted one open learns that it is gone."""
+    _retire(db, box)
     if children(db, box.name):
-        db.execute("UPDATE mailbox SET special_use=? WHERE id=?", (NOSELECT, box.id))
-    else:
-        _retire(db, box)
+        insert(db, meta, box.name, NOSELECT, now_s)
 
 
 def _retire(db: Db, box: Box) -> None:

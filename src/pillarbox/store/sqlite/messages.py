@@ -130,6 +130,7 @@ class Mailboxes:
 
     async def delete(self, account: AccountId, name: str) -> None:
         """See api.Mailboxes."""
+        now_s = self._clock.now()
 
         def verb(db: Db) -> None:
             box = mailboxes.by_name(db, name)
@@ -140,7 +141,7 @@ class Mailboxes:
             meta = mailboxes.Meta(db)
             meta.change()
             filing.empty(db, box)
-            mailboxes.remove_row(db, box)
+            mailboxes.remove_row(db, meta, box, now_s)
             meta.save()
 
         await self._accounts.write(account, verb)
