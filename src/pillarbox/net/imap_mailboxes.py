@@ -4,8 +4,10 @@ NAMESPACE. Source: RFC 3501 §6.3, §6.4.2; RFC 2342, RFC 3348 (CHILDREN), RFC 3
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from pillarbox.model.errors import NoSuchMailbox
@@ -31,6 +33,8 @@ from pillarbox.protocol.imap.responses import list_response, selected, status_re
 from pillarbox.protocol.imap.view import View
 
 NOSELECT: Final = "\\Noselect"
+INLINE_NAMES: Final = 200
+"""More names are compared with a pattern in a thread (case 174)."""
 _NOT_SEEN: Final = bytes(0 if octet & SEEN else 1 for octet in range(256))
 
 
@@ -167,13 +171,18 @@ async def list_mailboxes(session: ImapSession, tag: bytes, command: List) -> Non
         return
     pattern = Pattern(canonical(command.reference + command.pattern))
     account, mailboxes = known_account(session), session.service.store.mailboxes
+    work: Callable[[], list[tuple[str, list[str]]]]
     if command.subscribed:
         names = await mailboxes.subscriptions(account.id)
-        lines = [list_response(kind, attributes, name) for name, attributes in subscribed_rows(names, pattern)]
+        work, count = partial(subscribed_rows, names, pattern), len(names)
     else:
-        rows = list_rows(await mailboxes.list(account.id), pattern)
-        lines = [list_response(kind, attributes, name) for name, attributes in rows]
-    await session.line.send(b"".join(lines))
+        boxes = await mailboxes.list(account.id)
+        work, count = partial(list_rows, boxes, pattern), len(boxes)
+
+    def answer() -> bytes:
+        return b"".join([list_response(kind, attributes, name) for name, attributes in work()])
+
+    await session.line.send(answer() if count <= INLINE_NAMES else await asyncio.to_thread(answer))
     await finish(session, tag)
 
 

@@ -41,6 +41,8 @@ INPUT_OCTETS: Final = 1 << 16
 """No more is read from a client while a command of it runs."""
 WRITE_OCTETS: Final = 1 << 16
 KEEPALIVE_S: Final = 300
+TURN_S: Final = 0.01
+"""A client that sends many commands at once lets others have their turn so often."""
 LINGER_S: Final = 2.0
 """A connection that we ended is kept for so long, for the client to read our last words."""
 
@@ -302,12 +304,16 @@ class ImapConnection(asyncio.Protocol):
                 self._pump()
 
     async def _converse(self, event: Event | None) -> None:
+        turn_s = self._service.clock.monotonic()
         while event is not None and not self._closing:
             self._said_s = self._service.clock.monotonic()
             await self.session.answer(event)
             self._said_s = self._service.clock.monotonic()
             if len(self._out) > WRITE_OCTETS:
                 await self.drain()
+            if self._said_s - turn_s > TURN_S:
+                await asyncio.sleep(0)
+                turn_s = self._service.clock.monotonic()
             self._flow()
             event = None if self._closing or self._stopping else self.session.core.next_event()
 

@@ -47,6 +47,10 @@ from pillarbox.protocol.pop3.surrogate import Surrogate, surrogate
 from pillarbox.store.api import Signals, Store
 
 FLUSH_OCTETS: Final = 64 * 1024
+AT_ONCE: Final = 500
+"""Commands answered in one go."""
+TURN_S: Final = 0.01
+"""A client that sends many commands at once lets others have their turn so often (case 193)."""
 INPUT_OCTETS: Final = 64 * 1024
 """Commands of a client that wait for their turn; then nothing more is read."""
 PIECE_OCTETS: Final = 64 * 1024
@@ -263,13 +267,20 @@ class Pop3Session(asyncio.Protocol):
             self._begin(None)
             return
         now_s = self._active_s
-        while event := self._core.next_event():
+        for _ in range(AT_ONCE):
+            event = self._core.next_event()
+            if event is None:
+                break
             if self._out_octets >= FLUSH_OCTETS:
                 self._begin(event)
                 return
             if isinstance(event, Say):
                 self._write(event.octets)
             elif not (isinstance(event, Retrieve) and self._serve(event, now_s)):
+                self._begin(event)
+                return
+        else:
+            if event := self._core.next_event():
                 self._begin(event)
                 return
         self._flush()
@@ -288,7 +299,11 @@ class Pop3Session(asyncio.Protocol):
             if event is None and self._core:
                 await self._refresh()
                 event = self._core.next_event()
+            turn_s = self._service.clock.monotonic()
             while event is not None and not self._lost:
+                if self._service.clock.monotonic() - turn_s > TURN_S:
+                    await asyncio.sleep(0)
+                    turn_s = self._service.clock.monotonic()
                 if not isinstance(event, Retrieve):
                     await self._do(event)
                 elif not self._serve(event, self._active_s):
