@@ -104,3 +104,15 @@ def test_references_come_from_in_reply_to_where_there_are_none() -> None:
     assert (forms.message_id, forms.references) == ("c@x", ["a@x", "b@x"])
     assert wire_forms(b"In-Reply-To: <z@x> <y@x>\r\n\r\n").references == ["z@x"]
     assert VERSION >= 1
+
+
+def test_a_date_and_message_id_that_we_added_are_the_message_s_own() -> None:
+    added = b"Date: Fri, 15 Jan 2027 08:00:00 +0000\r\nMessage-ID: <1@x.example>\r\n"
+    content = b"From: a@b.example\r\n\r\nHello.\r\n"
+    forms = wire_forms(content, b"Delivered-To: c@d.example\r\nReceived: by us;\r\n\tlater\r\n" + added)
+    assert (forms.sent_at, forms.message_id) == (1_800_000_000, "1@x.example")
+    assert forms.headers == added + b"From: a@b.example\r\n"
+    assert b"1@x.example" in forms.envelope
+    assert (forms.parts, forms.body, forms.preview) == (
+        (plain := wire_forms(content)).parts, plain.body, plain.preview,
+    )  # fmt: skip

@@ -5,14 +5,12 @@ Each check raises Refused. Source: RFC 5321 §6.3 (loops), RFC 5322 §3.6, RFC 6
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from pillarbox.mail.route import Router
 from pillarbox.message.defects import Defect
 from pillarbox.message.fields import parse_addresses
 from pillarbox.message.scan import Message, scan
-from pillarbox.message.wire import WireForms, forms_of
 from pillarbox.model.address import Address, make_address
 from pillarbox.model.errors import Refused
 from pillarbox.model.mailbox import Account
@@ -103,15 +101,3 @@ def _address(local: bytes, domain: bytes) -> Address | None:
         return make_address(local.decode(), domain.decode())
     except UnicodeDecodeError:
         return None
-
-
-def forms_with(added: bytes, message: Message) -> WireForms:
-    """The wire forms of a message whose header was given fields in front (Date, Message-ID): offsets and structure of
-    the content, header forms of both together."""
-    forms = forms_of(message)
-    if not added:
-        return forms
-    whole = forms_of(scan(added + _header(message)))
-    return replace(
-        forms, envelope=whole.envelope, headers=whole.headers, sent_at=whole.sent_at, message_id=whole.message_id
-    )

@@ -14,7 +14,7 @@ from typing import Final
 from pillarbox.mail.deliver import LocalDelivery
 from pillarbox.mail.desk import DnsTrouble, Resolver, Session, Transaction
 from pillarbox.mail.entropy import Entropy
-from pillarbox.mail.examine import check_author, check_header, check_hops, count_hops, delivered_to, forms_with
+from pillarbox.mail.examine import check_author, check_header, check_hops, count_hops, delivered_to
 from pillarbox.mail.hops import is_null_mx
 from pillarbox.mail.metrics import Log, Metrics, count
 from pillarbox.mail.networks import network_keys
@@ -25,7 +25,7 @@ from pillarbox.mail.settle import Settler
 from pillarbox.mail.trace import describe_session, queued_event, received_event
 from pillarbox.message.received import format_received, missing_fields, with_protocol
 from pillarbox.message.scan import Message, scan
-from pillarbox.message.wire import WireForms
+from pillarbox.message.wire import WireForms, forms_with
 from pillarbox.model.clock import Clock
 from pillarbox.model.envelope import Envelope, Recipient
 from pillarbox.model.errors import Refused, StoreFull

@@ -1,11 +1,12 @@
 """All that readers ask of a message, computed once at arrival and kept as it goes over the wire.
 
-What is in `WireForms` depends on the octets and on `VERSION` only. Source: RFC 3501 §7.4.2, RFC 5256 §2, RFC 8970.
+What is in `WireForms` depends on `VERSION`, the octets, and the Date and Message-ID that we added to them.
+Source: RFC 3501 §7.4.2, RFC 5256 §2, RFC 8970.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pillarbox.message import encoded_word
@@ -16,7 +17,7 @@ from pillarbox.message.envelope import format_envelope
 from pillarbox.message.fields import parse_message_ids
 from pillarbox.message.preview import preview
 from pillarbox.message.scan import Message, scan
-from pillarbox.message.section import pack_parts
+from pillarbox.message.section import pack_parts, select_fields
 from pillarbox.message.subject import base_subject
 
 VERSION: Final = 1
@@ -31,6 +32,8 @@ LISTED_FIELDS: Final = frozenset(
     b"user-agent x-mailer x-original-to status x-status x-uid x-uidl x-bogosity x-google-thread-id".split()
 )
 """Fields kept in `WireForms.headers`, in lower case: those that clients ask for to show a list of messages."""
+_ADDED: Final = frozenset((b"date", b"message-id"))
+"""Fields that submission adds (RFC 6409 §8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,28 @@ class WireForms:
     """Sorted."""
 
 
-def wire_forms(octets: bytes) -> WireForms:
-    """Compute all forms of a message from its octets. Never raises, whatever they are."""
-    return forms_of(scan(octets))
+def wire_forms(octets: bytes, prefix: bytes = b"") -> WireForms:
+    """Compute all forms of a message from its octets. Never raises, whatever they are.
+
+    `prefix` are the fields that we put above it: a Date or Message-ID there counts as the message's own.
+    """
+    added = select_fields(prefix, _ADDED, False)[:-2] if prefix else b""
+    return forms_with(added, scan(octets))
 
 
-def forms_of(message: Message) -> WireForms:
-    """The same for a message that is scanned already."""
+def forms_with(added: bytes, message: Message) -> WireForms:
+    """The same for a message that is scanned already, and was given these fields: offsets and structure of the
+    content, header forms of both together."""
+    forms = _forms_of(message)
+    if not added:
+        return forms
+    whole = _forms_of(scan(added + message.octets[: message.root.body_start]))
+    return replace(
+        forms, envelope=whole.envelope, headers=whole.headers, sent_at=whole.sent_at, message_id=whole.message_id
+    )
+
+
+def _forms_of(message: Message) -> WireForms:
     values = message.parts[0].values
     defects = message.defects
     body, bodystructure = format_structures(message)

@@ -144,3 +144,11 @@ def test_items_of_macros_and_labels():
 def test_numbers_as_text(numbers: Sequence[int]) -> None:
     assert number_texts(numbers) == [str(number).encode() for number in numbers]
     assert number_texts(array("I", numbers)) == [str(number).encode() for number in numbers]
+
+
+def test_fields_that_we_added_are_told_once():
+    plan = FetchPlan(items(b"BODY.PEEK[HEADER.FIELDS (DELIVERED-TO DATE)]"), False)
+    date = b"Date: Fri, 15 Jan 2027 08:00:00 +0000\r\n"
+    values = {"headers": date + FORMS.headers, "prefix": PREFIX + date}
+    told = plan.format_rows(range(1, 3), ROWS, [], [tuple(values[column] for column in plan.columns)] * 2)
+    assert told.count(PREFIX + date + b"\r\n") == 2 and told.count(date) == 2

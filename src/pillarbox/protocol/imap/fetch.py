@@ -291,7 +291,7 @@ def _listed_columns(item: FetchItem, by_name: Mapping[str, Sequence[Any]]) -> tu
     names = item.section.names
     if names & _IN_PREFIX:
         texts = [
-            select_fields(prefix + headers, names, False)
+            select_fields(prefix, names & _IN_PREFIX, False)[:-2] + select_fields(headers, names, False)
             for prefix, headers in zip(by_name["prefix"], by_name["headers"], strict=True)
         ]
     else:

@@ -136,7 +136,7 @@ def _file(db: Db, files: Files, meta: Meta, filings: Sequence[Filing], now_s: in
             link_into(files.blobs, files.pool, content.sha256)
         if forms is None:
             octets = content.data
-            forms = wire_forms(octets if octets is not None else read_whole(files.blobs, content))
+            forms = wire_forms(octets if octets is not None else read_whole(files.blobs, content), email.prefix)
         size = len(email.prefix) + content.size
         columns = (email.id, size, content.sha256, 0 if in_row else 1)
         email_rows.append((number, *form_columns(forms), *columns))

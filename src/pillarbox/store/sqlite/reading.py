@@ -115,10 +115,12 @@ def _renewed(row: tuple[Any, ...], columns: Sequence[str], forms: WireForms) -> 
 
 
 def _compute(db: Db, files: Files, email: int) -> WireForms:
-    for sha256, blob, data in db.execute(
-        "SELECT e.sha256, e.blob, c.data FROM email e LEFT JOIN content c ON c.id=e.id WHERE e.id=?", (email,)
+    for prefix, sha256, blob, data in db.execute(
+        "SELECT h.prefix, e.sha256, e.blob, c.data FROM email e JOIN head h ON h.id=e.id "
+        "LEFT JOIN content c ON c.id=e.id WHERE e.id=?",
+        (email,),
     ):
-        return wire_forms(read_whole(files.blobs, Content(sha256, 0, None)) if blob else data)
+        return wire_forms(read_whole(files.blobs, Content(sha256, 0, None)) if blob else data, prefix)
     raise NoSuchMessage(f"email {email}")
 
 
