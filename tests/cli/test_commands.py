@@ -203,6 +203,8 @@ def test_the_queue_is_listed_held_released_retried_and_dropped(shell: Shell) -> 
     assert len(shown) == 3 and shown[0]["events"][0]["event"] == "received"
     assert "c@other.example" in shell("queue", "show", job["id"]).out
     assert shell.ok("queue", "drop", "--all") == {"count": 3}
+    done = [event["event"] for event in shell.ok("trace", message) if event["recipient"] == "c@other.example"]
+    assert done[-3:] == ["held", "released", "dropped"]
     assert shell("queue", "list").out == "nothing waits\n"
     assert shell("queue", "show", message).code == 67
 

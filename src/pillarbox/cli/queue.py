@@ -63,9 +63,7 @@ def queue_show(program: Program, args: argparse.Namespace) -> Answer:
 
 
 def queue_retry(program: Program, args: argparse.Namespace) -> Answer:
-    return _change(
-        program, args, "due now", lambda opened, chosen: opened.store.spool.retry(chosen, time.time())
-    )  # fmt: skip
+    return _change(program, args, "due now", lambda opened, chosen: opened.store.spool.retry(chosen, time.time()))
 
 
 def queue_hold(program: Program, args: argparse.Namespace) -> Answer:
@@ -76,11 +74,20 @@ def queue_hold(program: Program, args: argparse.Namespace) -> Answer:
 
 
 def queue_release(program: Program, args: argparse.Namespace) -> Answer:
-    return _change(program, args, "released", lambda opened, chosen: opened.store.spool.release(chosen, time.time()))
+    async def release(opened: Opened, chosen: Selection) -> int:
+        if chosen.state == "queued":
+            return 0
+        held = replace(chosen, state="held")
+        return await opened.store.spool.release(held, time.time(), await _events(opened, held, "released"))
+
+    return _change(program, args, "released", release)
 
 
 def queue_drop(program: Program, args: argparse.Namespace) -> Answer:
-    return _change(program, args, "dropped", lambda opened, chosen: opened.store.spool.drop(chosen, time.time()))
+    async def drop(opened: Opened, chosen: Selection) -> int:
+        return await opened.store.spool.drop(chosen, time.time(), await _events(opened, chosen, "dropped"))
+
+    return _change(program, args, "dropped", drop)
 
 
 def _change(

@@ -380,9 +380,9 @@ class Spool(Protocol):
 
     async def hold(self, selection: Selection, events: Sequence[TraceEvent] = ()) -> int: ...
 
-    async def release(self, selection: Selection, now_s: float) -> int: ...
+    async def release(self, selection: Selection, now_s: float, events: Sequence[TraceEvent] = ()) -> int: ...
 
-    async def drop(self, selection: Selection, now_s: float) -> int:
+    async def drop(self, selection: Selection, now_s: float, events: Sequence[TraceEvent] = ()) -> int:
         """Remove jobs without a report (leased ones too; their holder's token is lost)."""
 
     async def content(self, spool_id: SpoolId) -> Content:

@@ -238,13 +238,13 @@ class Spool:
         """See api.Spool."""
         return await self._change(selection, queue.hold, events)
 
-    async def release(self, selection: Selection, now_s: float) -> int:
+    async def release(self, selection: Selection, now_s: float, events: Sequence[TraceEvent] = ()) -> int:
         """See api.Spool."""
-        return await self._change(selection, lambda db, keys: queue.release(db, keys, now_s))
+        return await self._change(selection, lambda db, keys: queue.release(db, keys, now_s), events)
 
-    async def drop(self, selection: Selection, now_s: float) -> int:
+    async def drop(self, selection: Selection, now_s: float, events: Sequence[TraceEvent] = ()) -> int:
         """See api.Spool."""
-        return await self._change(selection, queue.drop)
+        return await self._change(selection, queue.drop, events)
 
     async def _change(
         self,
