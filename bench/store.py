@@ -106,8 +106,6 @@ class Arrivals:
         await asyncio.gather(*(one(claim) for claim in claims))
         events = [TraceEvent(time.time(), message.id, "delivered", "ada@pillarbox.test")]
         await self.store.spool.settle([Settlement(c.job.id, c.token, Delivered()) for c in claims], events)
-        for claim in claims:
-            await self.store.mailboxes.forget_delivered(claim.job.target.name, [claim.job.id])
         self.slots.release()
 
     async def done(self) -> None:

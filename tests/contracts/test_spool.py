@@ -221,7 +221,6 @@ def test_delivery_is_exactly_once(engine: Engine) -> None:
         await store.mailboxes.expunge(account, inbox.id, ALL, False)
         assert await store.mailboxes.deliver(account, [engine.delivery(job, message)]) == [None]
         await store.spool.settle([done(claim)])
-        await store.mailboxes.forget_delivered(account, [job.id])
         assert (await store.mailboxes.status(account, "INBOX")).messages == 0
 
     engine.run(story)

@@ -342,8 +342,8 @@ def _for_all(parcel: Parcel, outcome: Outcome) -> list[Outcome]:
 
 
 def _before_mail(outcome: Outcome) -> Outcome:
-    """A host that says "not now" before any mail is one that does not answer: another one may. Where it is security or a
-    login that is wanting, it is the same with all. Source: RFC 5321 §5.1."""
+    """A host that says "not now" before any mail is one that does not answer: another one may. Where it is security
+    or a login that is wanting, it is the same with all. Source: RFC 5321 §5.1."""
     if isinstance(outcome, Deferred) and outcome.status not in (NO_SECURITY, NO_LOGIN):
         return Deferred(NO_ANSWER, outcome.text, outcome.remote)
     return outcome

@@ -210,9 +210,6 @@ class Mailboxes(Protocol):
         """File each delivery and write its job into `delivered`, in one transaction; None for a job that is there
         already. Past quotas: what was accepted is delivered."""
 
-    async def forget_delivered(self, account: AccountId, jobs: Sequence[JobId]) -> None:
-        """Jobs that are settled in the spool need not be remembered any more (called lazily, in batches)."""
-
     async def set_flags(
         self,
         account: AccountId,

@@ -124,11 +124,6 @@ class ImapServer:
         """Octets that wait to be read: the shell stops reading from its peer when there are many."""
         return len(self._buffer)
 
-    @property
-    def in_append(self) -> bool:
-        """Is the client sending a message?"""
-        return self._mode is _Mode.APPEND
-
     def logged_in(self) -> None:
         self.state = When.KNOWN
         self._bad = 0

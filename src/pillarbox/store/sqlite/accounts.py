@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import shutil
 import threading
 from collections import OrderedDict
@@ -27,6 +29,14 @@ from pillarbox.store.sqlite.writer import Task, Verb, Writer
 FLUSH_S: Final = 0.5
 DIRTY_OCTETS: Final = 1 << 24
 """`dirty` does not grow beyond this where no mover reads it."""
+SWEEP_S: Final = 60.0
+SWEEPS: Final = 5
+"""A file that was not used between so many sweeps is closed."""
+FILE_OCTETS: Final = 200 << 10
+"""Memory of an open account: pages, prepared statements, the log's index."""
+_FEW: Final = 300
+_HANDLES: Final = 8
+"""Descriptors of an open account, reading and writing (5), and as much again for sessions."""
 _DIGITS: Final = frozenset("0123456789abcdefghjkmnpqrstvwxyz")
 
 
@@ -58,8 +68,8 @@ class AccountFile:
     """One account as this process has it open: perhaps a writing and a reading connection."""
 
     __slots__ = (
-        "_accounts", "_pending_forgets", "closing", "files", "folder", "id", "read_lane", "reader", "reading",
-        "topic", "write_lane", "writer",
+        "_accounts", "closing", "files", "folder", "id", "read_lane", "reader", "reading", "swept", "topic",
+        "write_lane", "writer",
     )  # fmt: skip
 
     def __init__(self, accounts: Accounts, account: AccountId) -> None:
@@ -76,8 +86,8 @@ class AccountFile:
         self.read_lane = Lane(self._read)
         self.reader: apsw.Connection | None = None
         self.reading = threading.Lock()
-        self._pending_forgets: list[bytes] = []
         self.closing: list[AccountFile] = []
+        self.swept = 0
 
     def _open(self) -> apsw.Connection:
         path = self.folder / "mail.db"
@@ -103,10 +113,6 @@ class AccountFile:
         """After a commit: tell the mover that there is a log, and whoever listens that there is news."""
         self._accounts.mark_dirty(self.id)
         self._accounts.tell(self.topic)
-
-    def forget(self, jobs: Sequence[bytes]) -> None:
-        """Drop these from `delivered` with the next delivery."""
-        self._pending_forgets += jobs
 
     def _write(self, tasks: list[Any]) -> Sequence[Done]:
         """Deliveries that stand together become one task; then all run in one transaction."""
@@ -142,9 +148,6 @@ class AccountFile:
 
     def _deliver_verb(self, group: list[DeliverTask]) -> Verb:
         def verb(db: Db) -> Any:
-            forgets, self._pending_forgets = self._pending_forgets, []
-            if forgets:
-                db.executemany("DELETE FROM delivered WHERE job=?", [(job,) for job in forgets])
             deliveries = [delivery for task in group for delivery in task.deliveries]
             return filing.deliver(db, self.files, deliveries, int(self._accounts.now_s()))
 
@@ -236,7 +239,9 @@ class Accounts:
         self._lanes = lanes
         self._outbox = outbox
         self._signals = signals
-        self._limit = limit
+        self._limit = min(limit, fitting())
+        self._sweeps = 0
+        self._sweeping = False
         self.now_s = now_s
         self.failed = failed
         self._open: OrderedDict[AccountId, AccountFile] = OrderedDict()
@@ -254,9 +259,32 @@ class Accounts:
             self._open.move_to_end(account)
         else:
             file = self._open[account] = AccountFile(self, account)
+            if not self._sweeping:
+                self._sweep_soon()
+        file.swept = self._sweeps
         if len(self._open) > self._limit:
             self._close_oldest(account)
         return file
+
+    def _sweep_soon(self) -> None:
+        self._sweeping = True
+        asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Give back what accounts hold that nobody has asked for in the last minutes."""
+        self._sweeps += 1
+        self._sweeping = False
+        unused: list[AccountFile] = []
+        for file in self._open.values():  # least recently used first
+            if self._sweeps - file.swept < SWEEPS:
+                break
+            if file.idle:
+                unused.append(file)
+        for file in unused:
+            del self._open[file.id]
+            self._lanes.submit(Lane(_close_files), file)
+        if self._open:
+            self._sweep_soon()
 
     def _close_oldest(self, asked: AccountId) -> None:
         """Close as many as there are too many, busy ones excepted: those go when they are idle. The thread that opens
@@ -447,6 +475,22 @@ class Accounts:
             for other in (*file.closing, file):
                 other.close()
         self._open.clear()
+
+
+def fitting() -> int:
+    """How many accounts this machine can keep open in one process: a sixty-fourth of its memory, an eighth of the
+    files that a process may open, but a few hundred if it is small."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(4, min(max(_FEW, memory // 64 // FILE_OCTETS), handles // _HANDLES))
+
+
+def _close_files(files: list[AccountFile]) -> Sequence[Done]:
+    for file in files:
+        for other in (*file.closing, file):
+            with contextlib.suppress(apsw.Error):  # what it held is durable, or was told as not written
+                other.close()
+    return ()
 
 
 def _run_work(items: list[tuple[Callable[[], Any], asyncio.Future[Any]]]) -> Sequence[Done]:

@@ -10,7 +10,7 @@ import apsw
 
 from pillarbox.model.clock import Clock
 from pillarbox.model.errors import DamagedMessage, MailboxName, NoSuchAccount
-from pillarbox.model.ids import AccountId, JobId
+from pillarbox.model.ids import AccountId
 from pillarbox.model.mailbox import Content, EmailHeadline, Mailbox, Placements
 from pillarbox.model.uids import UidSet
 from pillarbox.store.api import Changes, Delivery, Moved, NewEmail, Slice, Stored
@@ -229,10 +229,6 @@ class Mailboxes:
         """See api.Mailboxes."""
         filed: MaybeHeadlines = await self._accounts.deliver(account, deliveries)
         return filed
-
-    async def forget_delivered(self, account: AccountId, jobs: Sequence[JobId]) -> None:
-        """See api.Mailboxes."""
-        self._accounts.get(account).forget(jobs)
 
     async def set_flags(
         self,

@@ -23,7 +23,6 @@ WAIT_S: Final = 10.0
 
 SPOOL: Final = 0
 DIRECTORY: Final = 2
-MOVER: Final = 4
 _ACCOUNTS: Final = 1 << 32
 _HOLDERS: Final = 1 << 62
 
@@ -73,10 +72,6 @@ class Turns:
     def leave(self, slot: int) -> None:
         """End the turn."""
         self._unlock(slot + 1)
-
-    def try_hold(self, slot: int) -> bool:
-        """Take one octet for as long as this store lives; False if another has it."""
-        return self._lock(slot)
 
     def live(self, holder: int) -> None:
         """Show that this holder lives, until `close` or the end of the process."""
