@@ -395,6 +395,17 @@ def test_sessions_of_a_closed_account_end(tmp_path):
     play(tmp_path, story)
 
 
+def test_sessions_of_a_closed_account_end_even_if_nobody_is_told(tmp_path):
+    async def story(world: World) -> None:
+        ada = await world.connect("ada", "INBOX")
+        await world.store.directory.set_state(world.accounts["ada"], "disabled", world.clock.now())
+        world.clock.advance(61)
+        world.listener.sweep()
+        assert (await ada.ended())[-1].startswith("* BYE")
+
+    play(tmp_path, story)
+
+
 def test_stopping_ends_what_is_in_progress(tmp_path):
     async def story(world: World) -> None:
         await world.file(*map(sample, range(300)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import multiprocessing
 import poplib
 import socket
@@ -429,6 +430,19 @@ def test_sessions_of_a_disabled_account_end(run: Run, tmp_path: Path) -> None:
                 assert not await client.ends()
             assert (await stranger.say("CAPA")).startswith("+OK")
             stranger.close()
+
+    run(story())
+
+
+def test_sessions_of_a_disabled_account_end_even_if_nobody_is_told(run: Run, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with World(tmp_path, FakeMailboxes(*MAIL)).serving() as world:
+            client = await world.client()
+            world.directory.state = "disabled"
+            world.clock.advance(61)
+            world.listener.sweep()
+            with contextlib.suppress(ConnectionError):
+                assert await client.ends()
 
     run(story())
 

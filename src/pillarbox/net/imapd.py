@@ -36,7 +36,9 @@ from pillarbox.store.api import Signals, Store
 
 SWEEP_S: Final = 5.0
 POLL_S: Final = 60.0
-"""An idle session asks for changes so often, as signals may be lost."""
+"""An idle session asks for changes so often, and all for their accounts, as signals may be lost."""
+BREATH: Final = 100
+"""Accounts that are looked up in one go."""
 INPUT_OCTETS: Final = 1 << 16
 """No more is read from a client while a command of it runs."""
 WRITE_OCTETS: Final = 1 << 16
@@ -70,7 +72,9 @@ class ImapListener:
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
         self._unsubscribe: Callable[[], None] | None = None
-        self._checks: set[asyncio.Task[None]] = set()
+        self._checking: asyncio.Task[None] | None = None
+        self._check_again = False
+        self._checked_s = clock.monotonic()
 
     def protocol_factory(self) -> ImapConnection:
         """For `loop.create_server` and `Acceptor`; inside TLS already where the listener's is implicit."""
@@ -98,6 +102,9 @@ class ImapListener:
     def sweep(self) -> None:
         """Look after all sessions: those that wait too long, those that idle. Called every few seconds."""
         now_s = self.service.clock.monotonic()
+        if now_s - self._checked_s >= POLL_S:
+            self._checked_s = now_s
+            self._directory_changed()
         for connection in list(self.sessions):
             connection.look_after(now_s)
 
@@ -111,25 +118,34 @@ class ImapListener:
                 connection.say_bye(b"This account is closed.")
 
     def _directory_changed(self) -> None:
-        if not self._checks:
-            task = asyncio.get_running_loop().create_task(self._check_accounts())
-            self._checks.add(task)
-            task.add_done_callback(self._checks.discard)
+        """Accounts may have been disabled or removed, quotas changed: look, once at a time."""
+        self._check_again = True
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.get_running_loop().create_task(self._check_accounts())
 
     async def _check_accounts(self) -> None:
-        accounts = {c.session.account.id for c in self.sessions if c.session.account is not None}
-        for account_id in accounts:
-            try:
-                account = await self.service.store.directory.account_by_id(account_id)
-            except Exception as error:
-                self.service.log.warning("cannot look up account", account=str(account_id), error=repr(error))
-                continue
-            if account is None or account.state != "active":
-                self.end_sessions(account_id)
-                continue
-            for connection in self.sessions:  # a quota may have changed
-                if connection.session.account is not None and connection.session.account.id == account_id:
-                    connection.session.account = account
+        while self._check_again:
+            self._check_again = False
+            by_account: dict[AccountId, list[ImapConnection]] = {}
+            for connection in self.sessions:
+                if connection.session.account is not None:
+                    by_account.setdefault(connection.session.account.id, []).append(connection)
+            for number, (account_id, connections) in enumerate(by_account.items(), 1):
+                if number % BREATH == 0:
+                    await asyncio.sleep(0)  # thousands of accounts: others go on between
+                await self._check_account(account_id, connections)
+
+    async def _check_account(self, account_id: AccountId, connections: list[ImapConnection]) -> None:
+        try:
+            account = await self.service.store.directory.account_by_id(account_id)
+        except Exception as error:
+            self.service.log.warning("cannot look up account", account=str(account_id), error=repr(error))
+            return
+        if account is None or account.state != "active":
+            self.end_sessions(account_id)
+            return
+        for connection in connections:  # a quota may have changed
+            connection.session.account = account
 
     async def stop(self, grace_s: float) -> None:
         """Take no more commands; let those that run end within `grace_s`; then say BYE to all."""
@@ -138,6 +154,8 @@ class ImapListener:
             self._timer.cancel()
         if self._unsubscribe:
             self._unsubscribe()
+        if self._checking:
+            self._checking.cancel()
         running = [c.task for c in self.sessions if c.task is not None]
         for connection in list(self.sessions):
             connection.stop()

@@ -23,6 +23,10 @@ from pillarbox.net.pop3_session import Pop3Session, Service
 from pillarbox.store.api import Signals, Store
 
 SWEEP_S: Final = 5.0
+POLL_S: Final = 60.0
+"""Accounts are looked at so often, as signals may be lost."""
+BREATH: Final = 100
+"""Accounts that are looked up in one go."""
 
 
 class Pop3Listener:
@@ -64,6 +68,7 @@ class Pop3Listener:
         self._sweep: asyncio.TimerHandle | None = None
         self._checking: asyncio.Task[None] | None = None
         self._check_again = False
+        self._checked_s = clock.monotonic()
         self._empty: asyncio.Event | None = None
         self._unsubscribe = signals.subscribe("directory", self._directory_changed) if signals else None
 
@@ -98,6 +103,9 @@ class Pop3Listener:
     def sweep(self) -> None:
         """Close the sessions whose time is up."""
         now_s = self._service.clock.monotonic()
+        if now_s - self._checked_s >= POLL_S:
+            self._checked_s = now_s
+            self._directory_changed()
         for session in list(self._sessions):
             session.check_deadlines(now_s)
 
@@ -128,7 +136,10 @@ class Pop3Listener:
         self._check_again = True
         while self._check_again:
             self._check_again = False
-            for account_id in {s.account_id for s in self._sessions if s.account_id}:
+            accounts = {s.account_id for s in self._sessions if s.account_id}
+            for number, account_id in enumerate(accounts, 1):
+                if number % BREATH == 0:
+                    await asyncio.sleep(0)  # thousands of accounts: others go on between
                 try:
                     account = await self._service.store.directory.account_by_id(account_id)
                 except Trouble as error:
