@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,24 +188,34 @@ class Mailboxes:
     ) -> AsyncIterator[Slice]:
         """See api.Mailboxes."""
         files = self._accounts.get(account).files
-        at: int | None = 0
-        while at is not None:
 
-            def verb(db: Db, start: int = at) -> reading.Fetched:
+        def read(start: int) -> asyncio.Future[reading.Fetched]:
+            def verb(db: Db) -> reading.Fetched:
                 if not start:
                     mailboxes.by_id(db, mailbox)
                 return reading.fetch(db, files, mailbox, uids, columns, changed_since, start)
 
-            slices, at, stale = await self._accounts.read(account, verb)
+            return self._accounts.read(account, verb)
+
+        coming, is_first = read(0), True
+        while True:
+            slices, at, stale = await coming
+            if at is not None and not is_first:  # who asked for a second will ask for a third: read it meanwhile
+                coming = read(at)
+                coming.add_done_callback(_look)
             if stale:
                 self._renew(account, stale)
             for piece in slices:
                 yield piece
+            if at is None:
+                return
+            if is_first:
+                coming, is_first = read(at), False
 
     def _renew(self, account: AccountId, stale: reading.Stale) -> None:
         """Keep forms of a new parser, in the background."""
         kept = self._accounts.write(account, lambda db: reading.renew_forms(db, stale))
-        kept.add_done_callback(lambda done: done.cancelled() or done.exception())
+        kept.add_done_callback(_look)
 
     async def open(self, account: AccountId, email: int) -> StoredEmail:
         """See api.Mailboxes."""
@@ -264,6 +275,12 @@ class Mailboxes:
         """See api.Mailboxes."""
         found: Changes = await self._accounts.read(account, lambda db: reading.changes(db, mailbox, since))
         return found
+
+
+def _look(done: asyncio.Future[Any]) -> None:
+    """What nobody waits for may fail unseen."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _modseq(db: Db) -> int:
