@@ -126,8 +126,8 @@ class Limits:
     """Messages a minute from one address."""
     octets_per_ip_minute: int = 1000 * 1024 * 1024
     """Octets of messages a minute from one address."""
-    open_accounts: int = 300
-    """Account files a process keeps open."""
+    open_accounts: int = 2000
+    """Account files a process keeps open, at most; fewer where memory or descriptors are few."""
 
 
 @dataclass(frozen=True, slots=True)
