@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401  (without descriptors it cannot be imported)
 import errno
 import os
 import resource
@@ -65,6 +66,8 @@ def test_case_014_out_of_descriptors(new_loop: object, monkeypatch: pytest.Monke
         rests: list[OSError] = []
         monkeypatch.setattr(acceptor, "_rest", lambda error: (rests.append(error), Acceptor._rest(acceptor, error)))
         acceptor.start()
+        while acceptor._starting is not None and not acceptor._starting.done():
+            await asyncio.sleep(0)  # it listens before descriptors run out: the loop's own reserve is one of them
         clients = [socket.socket() for _ in range(3)]
         for client in clients:
             client.setblocking(False)
