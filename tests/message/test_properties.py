@@ -14,7 +14,7 @@ from pillarbox.message.fields import parse_addresses, parse_message_ids
 from pillarbox.message.headers import header_end
 from pillarbox.message.limits import Limits
 from pillarbox.message.scan import Kind, scan
-from pillarbox.message.section import locate, parse_section, select_fields
+from pillarbox.message.section import locate, parse_section, select_fields, select_fields_of_all
 from pillarbox.message.structure import decoded_body, decoded_text, filenames
 from pillarbox.message.text import plain_from_html, search_text
 from pillarbox.message.wire import LISTED_FIELDS, wire_forms
@@ -155,3 +155,23 @@ def test_the_standard_library_sees_the_same_tree(tree: EmailMessage) -> None:
     for part, (_, payload) in zip(message.parts, expected, strict=True):
         if payload is not None:
             assert decoded_body(message, part) == payload
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(
+                st.sampled_from([b"From", b"TO", b"subject", b"Sender", b"Date ", b"Subject\r\n ", b"X-UID", b"F"]),
+                st.sampled_from([b"", b" x", b" y\r\n z", b"\t\0", b" a\nb", b"\r\n From: no", b" To: \r no", b"\0\r"]),
+            ),
+            max_size=5,
+        ),
+        max_size=5,
+    ),
+    st.sets(st.sampled_from([b"from", b"to", b"subject", b"x-uid", b"date"]), min_size=1),
+)
+def test_fields_selected_of_many_headers_at_once(fields, names):
+    headers = [b"".join(b"%b:%b\r\n" % field for field in header) for header in fields]
+    assert select_fields_of_all(headers, frozenset(names)) == [
+        select_fields(header, frozenset(names), False) for header in headers
+    ]

@@ -6,6 +6,7 @@ The offsets are kept with the message, so that a section is served without parsi
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct, iter_unpack
@@ -160,6 +161,42 @@ def _selector(names: frozenset[bytes]) -> re.Pattern[bytes]:
     """Finds the fields of these names; begins with a literal, as that is what `re` searches for fast."""
     alternatives = b"|".join(re.escape(name) for name in sorted(names))
     return re.compile(rb"\n((?:%b)(?:[ \t]|\r?\n(?=[ \t]))*:[^\n]*(?:\n[ \t][^\n]*)*)" % alternatives, re.IGNORECASE)
+
+
+def select_fields_of_all(headers: Sequence[bytes], names: frozenset[bytes]) -> list[bytes]:
+    """`select_fields` of many headers, each of whole fields that end with CRLF, as a list of messages needs it.
+
+    All are joined, the fields not asked for are cut out in one go, and the rest is split again.
+    """
+    count = len(headers)
+    joined = b"\n" + b"\r\n\0\n".join(headers) + b"\r\n\0\n\0"
+    if joined.count(b"\0") == count + 1 and joined.count(b"\n") == joined.count(b"\r\n") + count + 1:
+        texts = _remover(names).sub(b"", joined)[1:].split(b"\0\n")
+        if len(texts) == count + 1:
+            texts.pop()
+            return texts
+    return [select_fields(header, names, False) for header in headers]
+
+
+@lru_cache(maxsize=256)
+def _remover(names: frozenset[bytes]) -> re.Pattern[bytes]:
+    """Finds the fields that are not of these names, in what `select_fields_of_all` joins."""
+    return re.compile(
+        rb"\n(?=[!-\x7f])(?!%b(?:[ \t]|\r?\n(?=[ \t]))*+:)[^\n]*+(?:\n[ \t][^\n]*+)*+" % _any_of(sorted(names))
+    )
+
+
+def _any_of(words: list[bytes]) -> bytes:
+    """A pattern for any of these words in any case: `re` is three times as fast with sets of two letters, of which it
+    looks at the first before it tries a branch, as with IGNORECASE. Beginnings that words share stand once."""
+    rests: dict[bytes, list[bytes]] = {}
+    for word in words:
+        rests.setdefault(word[:1], []).append(word[1:])
+    branches = []
+    for first, rest in sorted(rests.items(), reverse=True):  # the end of a word last
+        letter = b"[%b%b]" % (first, first.upper()) if first.isalpha() else re.escape(first)
+        branches.append(letter + (_any_of(rest) if first else b""))
+    return branches[0] if len(branches) == 1 else b"(?:" + b"|".join(branches) + b")"
 
 
 _FIELD_END: Final = re.compile(rb"\r?\n(?![ \t])")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, Protocol, TypeAlias
 
-from pillarbox.message.section import Section, locate, parse_section, select_fields
+from pillarbox.message.section import Section, locate, parse_section, select_fields, select_fields_of_all
 from pillarbox.message.wire import LISTED_FIELDS
 from pillarbox.model.flags import flag_names
 from pillarbox.protocol.imap.lexer import Lexer, ParseError
@@ -289,13 +289,10 @@ def _listed_columns(item: FetchItem, by_name: Mapping[str, Sequence[Any]]) -> tu
     """Lengths and texts of a list of header fields."""
     assert item.section is not None
     names = item.section.names
+    texts = select_fields_of_all(by_name["headers"], names)
     if names & _IN_PREFIX:
-        texts = [
-            select_fields(prefix, names & _IN_PREFIX, False)[:-2] + select_fields(headers, names, False)
-            for prefix, headers in zip(by_name["prefix"], by_name["headers"], strict=True)
-        ]
-    else:
-        texts = [select_fields(headers, names, False) for headers in by_name["headers"]]
+        ours = select_fields_of_all(by_name["prefix"], names & _IN_PREFIX)
+        texts = [own[:-2] + text for own, text in zip(ours, texts, strict=True)]
     if item.partial:
         texts = [_clip(text, item.partial) for text in texts]
     return number_texts([*map(len, texts)]), texts
