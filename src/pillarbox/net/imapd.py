@@ -248,8 +248,8 @@ class ImapConnection(asyncio.Protocol):
             self._held += data
             return
         self.session.core.receive(data)
-        self._flow()
         self._pump()
+        self._flow()  # after the core has taken what it can: nobody else would read on
 
     def eof_received(self) -> bool:
         return False
@@ -318,8 +318,8 @@ class ImapConnection(asyncio.Protocol):
                 self.session.lost()
             else:
                 self._flush()
-                self._flow()
                 self._pump()
+                self._flow()
 
     async def _converse(self, event: Event | None) -> None:
         turn_s = self._service.clock.monotonic()
