@@ -99,9 +99,12 @@ class Line:
         return lines
 
     def imap(self, command: bytes | str) -> list[str]:
-        """An IMAP command, tag `a`; its answer line by line."""
+        """An IMAP command, tag `a`; its answer line by line, to its end or to where it asks for more."""
         self.send(b"a " + (command if isinstance(command, bytes) else command.encode()) + b"\r\n")
-        return self.until("a ")
+        lines = [self.line()]
+        while lines[-1] and not lines[-1].startswith(("a ", "+")):
+            lines.append(self.line())
+        return lines
 
     def rest(self) -> str:
         """All that comes until the server closes."""
