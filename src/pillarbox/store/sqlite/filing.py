@@ -34,11 +34,14 @@ Filing = tuple[Box, NewEmail]
 class Files:
     """Where an account's large contents are, and where they come from."""
 
-    __slots__ = ("blobs", "pool")
+    __slots__ = ("blobs", "current", "pool")
 
     def __init__(self, folder: Path, pool: Path) -> None:
         self.blobs = folder / "blobs"
         self.pool = pool
+        self.current: set[tuple[int, int]] = set()
+        """Runs of emails (first, last) whose forms were seen to be of this parser: ids are not used again, and forms
+        only become newer."""
 
 
 def form_columns(forms: WireForms) -> tuple[Any, ...]:

@@ -33,6 +33,7 @@ _DERIVED: Final = frozenset(_PLACES) - {"email_id", "prefix", "data"}
 _OF_HEAD: Final = frozenset(("headers", "parts", "prefix"))
 _IN_ONE: Final = frozenset(("envelope", "body", "bodystructure", "headers", "prefix"))
 """Columns of octets in which a NUL is rare: they can be read joined."""
+MANY_RUNS: Final = 4096
 SLICE_OCTETS: Final = 256 * 1024
 AHEAD: Final = 8
 """Slices without forms that are read in one go."""
@@ -85,15 +86,24 @@ def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) 
     if "data" in columns:
         tables += " LEFT JOIN content c ON c.id=e.id"
     emails = found.emails
-    bindings: tuple[Any, ...]
-    if _is_run(emails):
-        source, bindings = f"{tables} WHERE e.id BETWEEN ? AND ? ORDER BY e.id", (emails[0], emails[-1])
-    else:
+    run = (emails[0], emails[-1])
+    is_run = _is_run(emails)
+    bindings: tuple[Any, ...] = run
+    if not is_run:
         source = f"carray(?) a CROSS JOIN {tables} WHERE e.id=a.value"
         bindings = (apsw.carray(memoryview(emails).cast("B").cast("q")),)
+    elif run in files.current and _OF_HEAD.issuperset(columns):
+        source = "head h WHERE h.id BETWEEN ? AND ? ORDER BY h.id"
+        derived = False
+    else:
+        source = f"{tables} WHERE e.id BETWEEN ? AND ? ORDER BY e.id"
     if _IN_ONE.issuperset(columns):
-        joined = _in_one(db, source, bindings, columns, len(emails))
+        joined = _in_one(db, source, bindings, columns, len(emails), derived)
         if joined is not None:
+            if is_run and derived:
+                if len(files.current) >= MANY_RUNS:
+                    files.current.clear()
+                files.current.add(run)
             return Slice(found, joined), []
     places = [_PLACES[column] for column in columns] + (["e.version"] if derived else [])
     rows = db.execute(f"SELECT {', '.join(places)} FROM {source}", bindings).fetchall()
@@ -111,13 +121,14 @@ def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) 
 
 
 def _in_one(
-    db: Db, source: str, bindings: tuple[Any, ...], columns: Sequence[str], count: int
+    db: Db, source: str, bindings: tuple[Any, ...], columns: Sequence[str], count: int, derived: bool
 ) -> list[tuple[Any, ...]] | None:
     """The rows, joined to one by SQLite: it gives up Python's lock once for all and not for each row, so that the loop
     sends one slice while the next is read. None if a row needs more care: a NUL octet in it, or an older parser's."""
     inner = ", ".join(f"{_PLACES[column]} AS c{i}" for i, column in enumerate(columns))
     outer = ", ".join(f"CAST(group_concat(c{i}, x'00') AS BLOB)" for i in range(len(columns)))
-    sql = f"SELECT count(*), min(v), max(v), {outer} FROM (SELECT e.version AS v, {inner} FROM {source})"
+    version = "e.version" if derived else str(VERSION)
+    sql = f"SELECT count(*), min(v), max(v), {outer} FROM (SELECT {version} AS v, {inner} FROM {source})"
     [(rows, low, high, *texts)] = db.execute(sql, bindings).fetchall()
     if rows != count or low != VERSION or high != VERSION:
         return None
