@@ -47,8 +47,10 @@ def test_case_163_literals_before_login(world: World) -> None:
 
 def test_case_164_a_hundred_thousand_literals_of_nothing(world: World) -> None:
     before = world.rss_kib()
-    said, _ = answered(world, b"a LOGIN " + b"{0+}\r\n" * 100_000)
-    assert said[0].startswith("a BAD")
+    said, closed = answered(world, b"a LOGIN " + b"{0+}\r\n" * 1500)
+    assert said[0].startswith("a BAD") and not closed
+    said, closed = answered(world, b"a LOGIN " + b"{0+}\r\n" * 100_000)
+    assert said[0].startswith("a BAD") and closed
     assert world.rss_kib() - before < 4096
 
 

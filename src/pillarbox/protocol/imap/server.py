@@ -24,6 +24,8 @@ BAD_AFTER_LOGIN: Final = 20
 SASL_LINE_OCTETS: Final = 12288
 MAX_SKIPPED_LINE: Final = 1 << 20
 """A line that is too long may go on for so long before the connection is closed."""
+SKIPPED_LITERAL: Final = 1024
+"""What a literal counts for there, beside its line: thousands of empty ones are work as well (case 164)."""
 
 _APPEND: Final = re.compile(rb"[^ ]{1,256} APPEND ", re.IGNORECASE)
 GO_ON: Final = b"+ Go on.\r\n"
@@ -253,6 +255,7 @@ class ImapServer:
         del buffer[: end + 1]
         mark = LINE_END_LITERAL.search(line)
         if mark and mark[3]:
+            self._skipped += SKIPPED_LITERAL
             if self._skipped > MAX_SKIPPED_LINE or self._drop_literal(int(mark[2]), waits=False):
                 self.close()
                 return False
@@ -294,6 +297,7 @@ class ImapServer:
 
     def _refuse_literal(self, size: int, waits: bool, condition: bytes, code: bytes, text: bytes) -> Mistake:
         tag = self._tag(bytes(self._command[:300]))
+        self._skipped = 0
         close = self._drop_literal(size, waits)
         self._bad += 1
         if close:
