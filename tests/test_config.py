@@ -89,6 +89,11 @@ def test_values_come_in_their_types() -> None:
         ),
         ('[[listeners]]\nprotocol = "smtp"\naddress = "localhost"', ':3: listeners[1].address: "localhost" is neither'),
         ('[[listeners]]\nprotocol = "smtp"\naddress = "::1"\nport = 65536', ":4: listeners[1].port:"),
+        (
+            '[[listeners]]\nprotocol = "imap"\naddress = "::1"\n[[listeners]]\nprotocol = "pop3"\naddress = "::1"\n'
+            "port = 143",
+            "listeners: ::1 port 143 is there twice",
+        ),
         ('[[listeners]]\nprotocol = "imap"\naddress = "/run/x"', "only lmtp may listen on a path"),
         ('[[listeners]]\nprotocol = "metrics"\naddress = "192.0.2.1"\ntls = "none"', "on a loopback address only"),
         ('[outbound]\nroutes = [{domain = "*", hots = "x"}]', ":2: outbound.routes[1].hots: there is no such setting"),

@@ -272,6 +272,18 @@ def _at_least(bound: float) -> _Check:
     return lambda value: "" if value >= bound else f"at least {bound:g} is wanted"
 
 
+def _same_twice(listeners: tuple[Listener, ...]) -> str:
+    """No two listeners may have one address and port: connections would come to either."""
+    seen: set[tuple[str, int]] = set()
+    for item in listeners:
+        port = item.port or DEFAULT_PORTS.get((item.protocol, item.tls == "implicit"), 0)
+        where = (item.address, 0 if item.address.startswith("/") else port)
+        if where in seen:
+            return f"{item.address}{f' port {port}' if where[1] else ''} is there twice"
+        seen.add(where)
+    return ""
+
+
 def _listener_problem(listener: Listener) -> str:
     """What does not fit together in one listener."""
     if listener.address.startswith("/"):
@@ -295,6 +307,7 @@ _CHECKS: Final[dict[tuple[type, str], _Check]] = {
     (Settings, "scram_iterations"): lambda value: (
         "" if 4096 <= value <= 5_000_000 else "from 4,096 (RFC 7677 §4) to 5,000,000 is wanted"
     ),
+    (Settings, "listeners"): _same_twice,
     (Listener, "protocol"): _one_of(*PROTOCOLS),
     (Listener, "address"): _own_address,
     (Listener, "port"): _port,

@@ -22,10 +22,10 @@ from pillarbox.model.mailbox import Content
 from pillarbox.model.secret import secret_matches
 from pillarbox.store.api import Job, Spooled, Target, TraceEvent
 
-from .conftest import Shell
+from .conftest import Shell, edit
 
 
-def queue_a_message(home: Path, *recipients: str) -> str:
+def queue_a_message(home: Path, *recipients: str, message_id: str = "<m1@example.org>") -> str:
     """Put a message for remote recipients into the queue; its id as people write it."""
 
     async def work() -> str:
@@ -39,7 +39,7 @@ def queue_a_message(home: Path, *recipients: str) -> str:
                 Envelope(Address("ada", "example.org")),
                 content,
                 received_s=now,
-                message_id="<m1@example.org>",
+                message_id=message_id,
             )
             jobs = [
                 Job(
@@ -48,7 +48,7 @@ def queue_a_message(home: Path, *recipients: str) -> str:
                 )
                 for recipient in recipients
             ]  # fmt: skip
-            event = TraceEvent(now, spool_id, "received", "", "<m1@example.org>", "ada@example.org", {"size": "21"})
+            event = TraceEvent(now, spool_id, "received", "", message_id, "ada@example.org", {"size": "21"})
             await opened.store.spool.accept(message, jobs, [event])
             return spool_id.hex()
 
@@ -123,6 +123,7 @@ def test_domains(shell: Shell) -> None:
     assert shell.ok("domain", "add", "Bücher.Example") == {"domain": "xn--bcher-kva.example"}
     assert shell("domain", "add", "example.org").code == 73
     assert shell("domain", "add", "not a domain").code == 65
+    assert shell("domain", "add", "192.0.2.1").code == 65
     assert [entry["domain"] for entry in shell.ok("domain", "list")] == ["example.org", "xn--bcher-kva.example"]
     shell.ok("domain", "remove", "xn--bcher-kva.example")
     assert shell("domain", "remove", "none.example").code == 67
@@ -170,6 +171,8 @@ def test_many_users_are_added_all_or_none(shell: Shell) -> None:
     assert shell("user", "add", "-", stdin="v2@example.org pw\nu1@example.org pw\n").code == 73
     assert len(shell.ok("user", "list")) == 20
     assert secret_is(shell.home, Address("u7", "example.org"), "pw7 x")
+    assert len(shell.ok("user", "add", "-", stdin="t1@example.org\tpw 1\n\n  t2@example.org    pw2\n")) == 2
+    assert secret_is(shell.home, Address("t1", "example.org"), "pw 1")
 
 
 def test_aliases(shell: Shell) -> None:
@@ -181,6 +184,16 @@ def test_aliases(shell: Shell) -> None:
     shell.ok("alias", "remove", "@example.org")
     assert shell("alias", "remove", "@example.org").code == 67
     assert "ada@example.org, x@elsewhere.example" in shell("alias", "list").out
+
+
+def test_an_alias_that_leads_to_nobody_is_told_of(shell: Shell) -> None:
+    shell.ok("user", "add", "ada@example.org", "--password-stdin", stdin="x\n")
+    said = shell("alias", "add", "info@example.org", "ada@example.org", "adda@example.org", "x@elsewhere.example")
+    assert said.code == 0 and said.out.endswith("warning: adda@example.org leads to nobody\n")
+    assert "alias info@example.org: its target adda@example.org leads to nobody" in shell("check", "--no-dns").out
+    assert shell.ok("alias", "add", "info@example.org", "ada@example.org")["dead"] == []
+    said = shell("alias", "add", "info@elsewhere.example", "ada@example.org")
+    assert said.code == 67 and "elsewhere.example is not a domain of this server" in said.err
 
 
 # --- the queue ------------------------------------------------------------------------------------------------------
@@ -223,6 +236,14 @@ def test_trace_finds_by_message_id_address_and_id(shell: Shell) -> None:
     assert shell("trace", "nobody@example.org").out.startswith("nothing is known")
 
 
+def test_trace_finds_a_message_id_as_headers_and_as_the_spool_have_it(shell: Shell) -> None:
+    message = queue_a_message(shell.home, "a@remote.example", message_id="m2@example.org")
+    job = shell.ok("queue", "list")["jobs"][0]["id"]
+    for text in ("<m2@example.org>", "m2@example.org", message, job):
+        assert shell.ok("trace", text)[0]["event"] == "received", text
+    assert shell.ok("trace", "0" * 32) == []
+
+
 def test_what_strangers_wrote_cannot_steer_the_terminal(shell: Shell) -> None:
     said = shell("trace", "\x1b[2J")
     assert "\x1b" not in said.out
@@ -250,6 +271,12 @@ def test_check_names_what_is_wrong(shell: Shell) -> None:
     shell.home.chmod(0o705)
     said = shell("check", "--no-dns")
     assert said.code == 78 and f"{shell.home}: mode 0705" in said.out
+
+
+def test_reload_tells_of_a_certificate_that_cannot_be_used(shell: Shell) -> None:
+    edit(shell.home / "pillarbox.toml", lambda text: text.replace("[tls]\n", '[tls]\ncertificate = "none.pem"\n'))
+    said = shell("reload")
+    assert said.code == 78 and "none.pem" in said.err
 
 
 def test_reload_without_a_server_is_exit_69(shell: Shell) -> None:

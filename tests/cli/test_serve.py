@@ -7,6 +7,7 @@ import poplib
 import re
 import signal
 import smtplib
+import socket
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -207,10 +208,12 @@ def test_case_230_a_home_or_key_open_to_everyone_is_refused_with_path_and_mode(s
     assert said.code == 78 and f"{key}: mode 0644" in said.err
 
 
-def test_a_port_that_is_taken_is_told_with_its_number(shell: Shell) -> None:
-    host = Host(shell, workers=1)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_that_is_taken_is_told_with_its_number(shell: Shell, workers: int) -> None:
+    """With several workers the ports are shared between them, but with no other server."""
+    host = Host(shell, workers)
     with started("--home", str(host.home), "serve") as server:
-        ready(server, 1)
+        ready(server, 1 if workers == 1 else workers + 1)
         other = shell.home.parent / "other"
         other.mkdir(mode=0o700)
         (other / "pillarbox.toml").write_text(host.config.read_text())
@@ -218,4 +221,30 @@ def test_a_port_that_is_taken_is_told_with_its_number(shell: Shell) -> None:
         shell.home = other
         said = shell("serve")
         assert said.code == 69 and f"127.0.0.1 port {host.smtp}" in said.err
+        assert server.stop() == 0
+
+
+def test_sessions_of_a_removed_user_end_with_bye(shell: Shell) -> None:
+    host = Host(shell, workers=1)
+    [port] = free_ports(1)
+    listener = f'\n[[listeners]]\nprotocol = "imap"\naddress = "127.0.0.1"\nport = {port}\ncleartext_login = true\n'
+    edit(host.config, lambda text: text + listener)
+    with started(*host.serve()) as server:
+        ready(server, 1)
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client, client.makefile("rb") as lines:
+            client.sendall(b"a LOGIN ada@example.org pw\r\nb SELECT INBOX\r\nc IDLE\r\n")
+            while not lines.readline().startswith(b"+ "):
+                pass
+            shell.ok("domain", "add", "another.example")  # a change before: what is known of the account is fresh
+            host.send("one more look at the directory")
+            shell.ok("user", "remove", "ada@example.org")
+            said = [line for line in lines if not line.startswith(b"* 1 ")]
+            assert len(said) == 1 and said[0].startswith(b"* BYE")
+        for _ in range(200):  # within a second
+            with smtplib.SMTP("127.0.0.1", host.smtp, timeout=30) as smtp:
+                smtp.ehlo()
+                smtp.mail("x@example.net")
+                if (said_of_ada := smtp.rcpt("ada@example.org"))[0] == 550:
+                    break
+        assert said_of_ada[1].startswith(b"5.1.1")
         assert server.stop() == 0

@@ -48,6 +48,8 @@ def test_a_second_start_keeps_mail_and_password(tmp_path: Path) -> None:
         password = re.findall(r"password +(\S+)", said)[0]
         first = subjects(2993 + offset, password)
         assert len(first) == 5
+        with started(*words, "--password", "another") as second:
+            second.until("serves")  # and neither password nor configuration are touched
         assert server.stop(signal.SIGINT) == 0
     with started(*words) as server:
         said = server.until("Ctrl-C stops it.")

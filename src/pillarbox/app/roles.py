@@ -42,7 +42,7 @@ from pillarbox.net.signals import LocalSignals
 from pillarbox.net.smtpd import SmtpService
 from pillarbox.net.supervisor import Bound
 from pillarbox.net.tls import ServerTls, read_certificate, shrink_asyncio_buffers
-from pillarbox.store.api import Store
+from pillarbox.store.api import Directory, Signals, Store
 from pillarbox.store.sqlite.engine import open_store
 
 GAUGES_S: Final = 10.0
@@ -356,6 +356,7 @@ class Process:
         role = "mover" if self.is_mover else "front"
         store = await open_store(plan.home, signals=signals, settings=plan.settings, clock=clock, role=role)
         stack.push_async_callback(store.close)
+        stack.callback(follow_directory(store.directory, signals))
         resolver = DnsResolver(clock, plan.settings.outbound.name_servers)
         return Common(plan, store, signals, clock, counters, resolver)
 
@@ -374,6 +375,27 @@ class Process:
         self.plan = common.plan
         reopen_log(self.plan.settings, "" if self.ready else self.name)
         log.info("reloaded", role=self.name)
+
+
+def follow_directory(directory: Directory, signals: Signals) -> Callable[[], None]:
+    """Make the directory see a change when it is told of it; returns what ends that.
+
+    Else its cache, which asks a few times a second, answers those who look after their sessions with what was before,
+    and they are not told again. It subscribes first, so it is woken first.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def look() -> None:
+        with contextlib.suppress(Trouble):  # whoever asks next meets the same trouble, and says so
+            await directory.version()
+
+    def changed() -> None:
+        if not tasks:
+            task = asyncio.get_running_loop().create_task(look())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    return signals.subscribe("directory", changed)
 
 
 def reopen_log(settings: Settings, process: str) -> None:

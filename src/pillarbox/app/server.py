@@ -257,6 +257,9 @@ async def _open_and_close(home: Path, settings: Settings) -> None:
 def _bind(listeners: tuple[Listener, ...], workers: int) -> tuple[list[Bound], Bound]:
     """Raises CommandError."""
     try:
+        if workers > 1:
+            # Workers share a port; another server of the same user would too, and take half of our mail: ask alone.
+            close_sockets(*bind_all([item for item in listeners if not item.address.startswith("/")], 1))
         return bind_all(listeners, workers), bind_metrics(listeners)
     except PermissionError as error:
         raise CommandError(

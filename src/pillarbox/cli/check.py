@@ -17,6 +17,7 @@ from pillarbox.cli.output import format_time
 from pillarbox.cli.program import CONFIG, Answer, Opened, Program
 from pillarbox.cli.session import settings_of
 from pillarbox.config import effective_listeners
+from pillarbox.mail.accounts import Admin
 from pillarbox.mail.desk import DnsTrouble
 from pillarbox.mail.route import Router
 from pillarbox.model.address import Address
@@ -133,6 +134,11 @@ async def _directory(opened: Opened) -> AsyncIterator[Finding]:
             if not found.places:
                 text = "reaches nobody: set `postmaster` in the configuration to an address that does"
                 yield Finding("error", f"{role}@{domain}".rstrip("@"), text)
+    admin = Admin(opened.store, SystemClock(), os.urandom, settings)
+    for alias in await directory.aliases():
+        for target in await admin.dead_targets(alias):
+            about = str(alias.address) if alias.address.local else f"@{alias.address.domain}"
+            yield Finding("warning", f"alias {about}", f"its target {target} leads to nobody")
 
 
 async def _domain(resolver: DnsResolver, domain: str, settings: Settings) -> Finding:

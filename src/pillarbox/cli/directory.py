@@ -11,6 +11,7 @@ from pillarbox.cli.output import format_size, format_time, json_time, parse_size
 from pillarbox.cli.program import DATA, Answer, CommandError, Program
 from pillarbox.cli.session import with_admin
 from pillarbox.mail.accounts import Admin
+from pillarbox.model.address import Address
 from pillarbox.model.mailbox import Account
 from pillarbox.store.api import Alias
 
@@ -118,15 +119,18 @@ def _read_password(args: argparse.Namespace) -> str:
 
 
 def _read_users() -> list[tuple[str, str]]:
-    """Lines `address password` of standard input; empty ones are skipped. Raises CommandError."""
+    """Lines `address password` of standard input, parted by spaces or tabs; empty ones are skipped.
+
+    Raises CommandError.
+    """
     users: list[tuple[str, str]] = []
     for number, line in enumerate(sys.stdin, 1):
         if not line.strip():
             continue
-        address, _, password = line.rstrip("\r\n").lstrip().partition(" ")
-        if not password:
+        words = line.rstrip("\r\n").split(None, 1)
+        if len(words) < 2:
             raise CommandError(f"line {number} of standard input is not `address password`; nothing was changed", DATA)
-        users.append((address, password))
+        users.append((words[0], words[1]))
     return users
 
 
@@ -134,9 +138,14 @@ def _read_users() -> list[tuple[str, str]]:
 
 
 def alias_add(program: Program, args: argparse.Namespace) -> Answer:
-    alias = with_admin(program, args, lambda admin: admin.add_alias(args.address, args.target))
-    value = _alias_value(alias)
-    return Answer((f"{value['address']} leads to {', '.join(value['targets'])}",), value)
+    async def work(admin: Admin) -> tuple[Alias, list[Address]]:
+        alias = await admin.add_alias(args.address, args.target)
+        return alias, await admin.dead_targets(alias)
+
+    alias, dead = with_admin(program, args, work)
+    value = {**_alias_value(alias), "dead": [str(target) for target in dead]}
+    warnings = [f"warning: {target} leads to nobody" for target in dead]
+    return Answer((f"{value['address']} leads to {', '.join(value['targets'])}", *warnings), value)
 
 
 def alias_list(program: Program, args: argparse.Namespace) -> Answer:

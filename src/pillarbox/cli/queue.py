@@ -172,10 +172,14 @@ def _as_value(job: Job, message: Spooled) -> dict[str, Any]:
 def run_trace(program: Program, args: argparse.Namespace) -> Answer:
     async def work(opened: Opened) -> list[TraceEvent]:
         text = args.text.strip()
-        found = await opened.store.spool.trace(text, args.limit)
-        if not found and not text.startswith("<") and "@" in text:
-            found = await opened.store.spool.trace(f"<{text}>", args.limit)
-        return found
+        bare = text.removeprefix("<").removesuffix(">")
+        for form in dict.fromkeys((text, bare, f"<{bare}>")):  # Message-IDs are kept as they came, mostly without <>
+            if found := await opened.store.spool.trace(form, args.limit):
+                return found
+        if not _ID.fullmatch(bare.lower()):
+            return []
+        queued = await opened.store.spool.peek(Selection(jobs=(JobId(bytes.fromhex(bare)),)))
+        return await opened.store.spool.trace(queued[0][1].id.hex(), args.limit) if queued else []
 
     events = with_store(program, args, work)
     lines = tuple(_event_lines(events)) or (f"nothing is known of {printable(args.text)} (events are kept for a time)",)

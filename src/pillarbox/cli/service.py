@@ -8,7 +8,7 @@ import platform
 import signal
 
 from pillarbox import __version__
-from pillarbox.cli.program import UNAVAILABLE, Answer, CommandError, Program, config_path
+from pillarbox.cli.program import CONFIG, UNAVAILABLE, Answer, CommandError, Program, config_path
 
 
 def run_serve(program: Program, args: argparse.Namespace) -> Answer:
@@ -18,11 +18,19 @@ def run_serve(program: Program, args: argparse.Namespace) -> Answer:
 
 
 def run_reload(program: Program, args: argparse.Namespace) -> Answer:
-    """Check the configuration first: a mistake is told here, and the server never sees it."""
+    """Check configuration and certificate first: a mistake is told here, and the server never sees it."""
     from pillarbox.cli.session import settings_of
+    from pillarbox.model.errors import Trouble
     from pillarbox.net.supervisor import running_pid
+    from pillarbox.net.tls import ServerTls
 
-    settings_of(args)
+    settings = settings_of(args)
+    tls = settings.tls
+    if tls.certificate:
+        try:
+            ServerTls(args.home / tls.certificate, args.home / (tls.key or tls.certificate), tls.min_version)
+        except Trouble as error:
+            raise CommandError(f"{error}; the server goes on as it is", CONFIG) from error
     pid = running_pid(args.home / "run" / "pillarbox.pid")
     if not pid:
         raise CommandError(f"no server runs on {args.home}; `pillarbox serve` starts one", UNAVAILABLE)

@@ -7,13 +7,14 @@ import asyncio
 import hashlib
 import os
 import secrets
+import string
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pillarbox.cli.program import DATA, Answer, CommandError, Program
+from pillarbox.cli.program import DATA, UNAVAILABLE, Answer, CommandError, Program
 from pillarbox.cli.samples import samples
 from pillarbox.cli.session import become_owner
 from pillarbox.cli.setup import write_new
@@ -22,7 +23,7 @@ from pillarbox.mail.accounts import Admin
 from pillarbox.model.ids import EmailId, make_id
 from pillarbox.model.mailbox import Account, Content
 from pillarbox.net.clock import SystemClock
-from pillarbox.net.supervisor import run_apart
+from pillarbox.net.supervisor import run_apart, running_pid
 from pillarbox.settings_text import configuration_text
 from pillarbox.store.api import NewEmail, Store
 
@@ -30,6 +31,8 @@ HOME: Final = Path("try")
 DOMAIN: Final = "pillarbox.test"
 USERS: Final = ("ada", "bob")
 PASSWORD_FILE: Final = "try-password"
+LETTERS: Final = string.ascii_lowercase + string.digits
+"""Of a password that is made up: 62 bits in twelve, and no shell or option of a program takes any as its own."""
 ADDRESS: Final = "127.0.0.1"
 PORTS: Final = (
     ("smtp", "starttls", 2525),
@@ -59,6 +62,8 @@ def run_try(program: Program, args: argparse.Namespace) -> Answer:
         raise CommandError(f"--port-offset {args.port_offset}: ports must stay between 1024 and 65535", DATA)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     become_owner(home)
+    if pid := running_pid(home / "run" / "pillarbox.pid"):
+        raise CommandError(f"process {pid} serves {home} already; stop it first", UNAVAILABLE)
     config = home / "pillarbox.toml"
     _write_config(config, args.port_offset)
     trial = Trial(home, _password(home, args.password), args.port_offset)
@@ -92,7 +97,7 @@ def _password(home: Path, given: str) -> str:
     path = home / PASSWORD_FILE
     if not given and path.exists():
         return path.read_text().strip()
-    password = given or secrets.token_urlsafe(9)
+    password = given or "".join(secrets.choice(LETTERS) for _ in range(12))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(password + "\n")

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from pillarbox.mail.route import Router
 from pillarbox.model.address import Address, canonical_domain, parse_address
 from pillarbox.model.clock import Clock
 from pillarbox.model.errors import Exists, NoSuchAccount, NotFound, PillarboxError
@@ -163,6 +164,11 @@ class Admin:
         if not targets:
             raise BadInput("an alias needs a target")
         alias = Alias(_alias_address(address), tuple(dict.fromkeys(_address(target) for target in targets)))
+        domain = alias.address.domain
+        if domain and not await self._directory.is_local_domain(domain):
+            raise NotFound(f"{domain} is not a domain of this server")
+        if domain and alias.address.local and await self._directory.account(alias.address) is not None:
+            raise Exists(f"{alias.address} is a user; an alias cannot have the same address")
         await self._directory.add_alias(alias)
         self._changed()
         return alias
@@ -174,6 +180,11 @@ class Admin:
 
     async def aliases(self, domain: str = "") -> list[Alias]:
         return await self._directory.aliases(_domain(domain) if domain else "")
+
+    async def dead_targets(self, alias: Alias) -> list[Address]:
+        """Its targets in domains of ours that lead to nobody: mail for them is refused."""
+        router = Router(self._directory, self._settings)
+        return [target for target in alias.targets if not (await router.resolve(target)).places]
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -207,9 +218,9 @@ class Admin:
         return list(await asyncio.gather(*(hashed(password) for password in passwords)))
 
     async def _set_state(self, account: Account, state: str) -> None:
+        # "directory" alone: a session that were woken as well would be at work when it has to say BYE.
         await self._directory.set_state(account.id, state, self._clock.now())
         self._changed()
-        self._publish(f"account:{account.id}")
 
     def _changed(self) -> None:
         self._publish("directory")
@@ -221,7 +232,7 @@ class Admin:
 
 def _domain(text: str) -> str:
     name = canonical_domain(text.strip())
-    if name is None:
+    if name is None or name.rpartition(".")[2].isdigit():  # no domain ends in a number, but IP addresses do
         raise BadInput(f"{text!r} is not a domain name")
     return name
 
