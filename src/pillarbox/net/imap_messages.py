@@ -26,7 +26,7 @@ READ_OCTETS: Final = 1 << 18
 SEND_OCTETS: Final = 1 << 16
 """Small answers are gathered to about so much before they are sent."""
 ROWS_AT_ONCE: Final = 250
-"""Rows with columns that are written in one go, so that the loop is not held up."""
+"""Rows with header fields to select that are written in one go, so that the loop is not held up."""
 
 
 def chosen(session: ImapSession) -> Selected:
@@ -72,7 +72,7 @@ class _Fetching:
         if self.plan.needs_octets:
             await self._send_bodies(numbers, rows, texts, forms)
             return
-        step = ROWS_AT_ONCE if self.plan.columns else len(numbers) or 1
+        step = ROWS_AT_ONCE if "headers" in self.plan.columns else len(numbers) or 1
         for start in range(0, len(numbers), step):
             few = _rows(rows, start, start + step)
             end = start + step

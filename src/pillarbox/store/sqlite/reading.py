@@ -92,11 +92,10 @@ def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) 
     if not is_run:
         source = f"carray(?) a CROSS JOIN {tables} WHERE e.id=a.value"
         bindings = (apsw.carray(memoryview(emails).cast("B").cast("q")),)
-    elif run in files.current and _OF_HEAD.issuperset(columns):
-        source = "head h WHERE h.id BETWEEN ? AND ? ORDER BY h.id"
-        derived = False
     else:
-        source = f"{tables} WHERE e.id BETWEEN ? AND ? ORDER BY e.id"
+        derived = derived and run not in files.current
+        id_, tables = ("h.id", "head h") if not derived and _OF_HEAD.issuperset(columns) else ("e.id", tables)
+        source = f"{tables} WHERE {id_} BETWEEN ? AND ? ORDER BY {id_}"
     if _IN_ONE.issuperset(columns):
         joined = _in_one(db, source, bindings, columns, len(emails), derived)
         if joined is not None:
@@ -127,10 +126,10 @@ def _in_one(
     sends one slice while the next is read. None if a row needs more care: a NUL octet in it, or an older parser's."""
     inner = ", ".join(f"{_PLACES[column]} AS c{i}" for i, column in enumerate(columns))
     outer = ", ".join(f"CAST(group_concat(c{i}, x'00') AS BLOB)" for i in range(len(columns)))
-    version = "e.version" if derived else str(VERSION)
-    sql = f"SELECT count(*), min(v), max(v), {outer} FROM (SELECT {version} AS v, {inner} FROM {source})"
-    [(rows, low, high, *texts)] = db.execute(sql, bindings).fetchall()
-    if rows != count or low != VERSION or high != VERSION:
+    if derived:
+        outer, inner = f"min(v), max(v), {outer}", f"e.version AS v, {inner}"
+    [(rows, *texts)] = db.execute(f"SELECT count(*), {outer} FROM (SELECT {inner} FROM {source})", bindings).fetchall()
+    if rows != count or (derived and (texts.pop(0), texts.pop(0)) != (VERSION, VERSION)):
         return None
     lists = [text.split(b"\0") for text in texts if text is not None]
     if len(lists) != len(columns) or any(len(texts) != count for texts in lists):
