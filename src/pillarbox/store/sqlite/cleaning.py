@@ -32,6 +32,10 @@ DELIVERED: Final = 500
 """More remembered jobs than this, and those that are settled are looked for."""
 
 
+DIGESTS: Final = 40
+"""Batches of logged events that one round files at most; each is one short turn of the spool."""
+
+
 class Cleaner:
     """Runs in one process at a time; in two it does no harm."""
 
@@ -50,7 +54,9 @@ class Cleaner:
 
     async def run(self) -> None:
         """One round."""
-        await self._spool_file.write(trace.digest, guarded=True)
+        for _ in range(DIGESTS):
+            if not await self._spool_file.write(trace.digest, guarded=True):
+                break
         await self._spool_file.fold()
         for account in await self._accounts.run(self._due):
             await self._clean(account)

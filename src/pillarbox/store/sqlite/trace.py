@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from pillarbox.store.api import TraceEvent
+from pillarbox.store.sqlite import bulk
 from pillarbox.store.sqlite.files import Db
 from pillarbox.store.sqlite.spool_rows import event_keys, pack_events, text_key, unpack_events
 
-BATCH: Final = 300
+BATCH: Final = 50
+"""Commits, or events to be dropped, that one transaction handles: accepting waits for its end."""
 
 
 def digest(db: Db) -> bool:
@@ -18,11 +20,11 @@ def digest(db: Db) -> bool:
         return False
     [(last,)] = db.execute("SELECT coalesce(max(n), 0) FROM trace").fetchall()
     events = [event for _, packed in rows for event in unpack_events(packed)]
-    db.executemany("INSERT INTO trace VALUES(?,?,?)", [
+    bulk.insert(db, "INSERT INTO trace", [
         (last + 1 + i, event.at_s, pack_events([event])) for i, event in enumerate(events)
     ])  # fmt: skip
     keys = [(key, last + 1 + i) for i, event in enumerate(events) for key in event_keys(event)]
-    db.executemany("INSERT OR IGNORE INTO trace_key VALUES(?,?)", sorted(keys))
+    bulk.insert(db, "INSERT OR IGNORE INTO trace_key", sorted(keys))
     db.execute("DELETE FROM trace_log WHERE n<=?", (rows[-1][0],))
     return len(rows) == BATCH
 
