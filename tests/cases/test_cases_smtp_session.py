@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from .world import DOMAIN, PASSWORD, SENDER, Line, World, events, fresh_source
+from .world import DOMAIN, PASSWORD, SENDER, Line, World, events, fresh_source, wait_for
 
 LOGIN = "AUTH PLAIN " + base64.b64encode(f"\0ada@{DOMAIN}\0{PASSWORD}".encode()).decode()
 
@@ -177,8 +177,8 @@ def test_case_079_the_name_stays_in_its_place_in_received(world: World) -> None:
             line.say(command)
         line.send(b"From: x@x.example\r\n\r\nx\r\n.\r\n")
         assert line.reply() == "250 2.0.0"
-        while not eve.imap("SELECT INBOX")[0].startswith("* 1 EXISTS") and "* 1 EXISTS" not in eve.imap("NOOP"):
-            pass
+        wait_for(eve, 1)
+        eve.imap("SELECT INBOX")
         header = "\n".join(eve.imap("FETCH 1 BODY.PEEK[HEADER.FIELDS (RECEIVED)]"))
         assert header.count("Received:") == 1 and "[127." in header
 
@@ -247,6 +247,18 @@ def test_case_090_handshakes_that_never_end_leave_the_rest_alone(world: World) -
         assert said(world, "NOOP") == ["250 2.0.0"]
         with world.imap(user="ada") as line:
             assert line.imap("NOOP")[-1].startswith("a OK")
+
+
+def test_case_090_one_host_cannot_shut_out_the_others(world: World) -> None:
+    source = fresh_source()
+    with contextlib.ExitStack() as stack:
+        for _ in range(600):
+            with contextlib.suppress(ConnectionError):
+                sock = socket.create_connection(("127.0.0.1", world.port["imaps"]), 30, (source, 0))
+                stack.enter_context(sock).sendall(b"\x16\x03\x01\x02\x00\x01")
+        with Line(world.port["imaps"]) as line:
+            line.secure()
+            assert line.line().startswith("* OK")
 
 
 def test_case_089_refusals_are_logged_with_where_they_came_from(world: World) -> None:

@@ -13,11 +13,14 @@ import os
 import socket
 import ssl
 import stat
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
+
+from pillarbox.mail.networks import network_keys
 
 _log = structlog.get_logger("listen")
 
@@ -26,7 +29,7 @@ PAUSE_S: Final = 1.0
 """How long nothing is accepted when descriptors or memory have run out (case 14)."""
 LOG_EVERY_S: Final = 60.0
 MAX_HANDSHAKES: Final = 500
-"""TLS handshakes at once on one socket; more connections are closed (case 90)."""
+"""TLS handshakes at once on one socket; then hosts that have many give way to hosts that have few (case 90)."""
 _AT_ONCE: Final = 64
 _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -112,7 +115,7 @@ class Acceptor:
         self._tls = tls
         self._handshake_timeout_s = handshake_timeout_s
         self._max_handshakes = max_handshakes
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[None], str] = {}  # oldest first → host
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._reserve = -1
@@ -162,14 +165,14 @@ class Acceptor:
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
-        for task in self._handshakes:
+        for task in list(self._handshakes):
             task.cancel()
         self._drop_reserve()
 
     def _accept(self) -> None:
         for _ in range(_AT_ONCE):  # then others have their turn
             try:
-                connection, _ = self._socket.accept()
+                connection, peer = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -178,18 +181,31 @@ class Acceptor:
                 else:
                     self._log("accept failed", error=error.strerror)
                 return
-            self._hand_over(connection)
+            self._hand_over(connection, peer)
 
-    def _hand_over(self, connection: socket.socket) -> None:
-        if self._tls and len(self._handshakes) >= self._max_handshakes:
+    def _hand_over(self, connection: socket.socket, peer: object) -> None:
+        host = network_keys(str(peer[0]))[0] if isinstance(peer, tuple) and peer else ""
+        if self._tls and len(self._handshakes) >= self._max_handshakes and not self._make_room(host):
             self._log("too many TLS handshakes", limit=self._max_handshakes)
             connection.close()
             return
         connection.setblocking(False)
         assert self._loop is not None
         task = self._loop.create_task(self._connect(connection))
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        self._handshakes[task] = host
+        task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+
+    def _make_room(self, host: str) -> bool:
+        """Break off the oldest handshake of the host that has most of them, if this one has fewer: so that no host can
+        shut out the others."""
+        counts = Counter(self._handshakes.values())
+        greedy, most = counts.most_common(1)[0]
+        if counts[host] + 1 >= most:
+            return False
+        oldest = next(task for task, its_host in self._handshakes.items() if its_host == greedy)
+        del self._handshakes[oldest]
+        oldest.cancel()
+        return True
 
     async def _connect(self, connection: socket.socket) -> None:
         """Lives until the TLS handshake is over, or for a moment without TLS."""
