@@ -76,6 +76,11 @@ def test_wrong_use_is_exit_64_with_the_right_words(bare: Shell, words: tuple[str
     assert said.code == 64 and "usage: pillarbox" in said.err
 
 
+def test_options_of_the_top_may_stand_anywhere(shell: Shell) -> None:
+    for words in (("--json", "domain", "list"), ("domain", "--json", "list"), ("domain", "list", "--json")):
+        assert shell(*words).value == [{"domain": "example.org"}]
+
+
 def test_version_is_quick_as_nothing_is_loaded_that_it_does_not_need(bare: Shell) -> None:
     code = "import sys; from pillarbox.app import main; sys.argv[1:] = ['version']; main(); print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
-from typing import Any
+from typing import Any, Final
 
 from pillarbox.cli.output import format_size, format_time, json_time, parse_size, table
 from pillarbox.cli.program import DATA, Answer, CommandError, Program
@@ -14,6 +14,8 @@ from pillarbox.mail.accounts import Admin
 from pillarbox.model.address import Address
 from pillarbox.model.mailbox import Account
 from pillarbox.store.api import Alias
+
+MANY: Final = 50
 
 
 def domain_add(program: Program, args: argparse.Namespace) -> Answer:
@@ -38,6 +40,8 @@ def user_add(program: Program, args: argparse.Namespace) -> Answer:
     quota = parse_size(args.quota) if args.quota else None
     if args.address == "-":
         users = _read_users()
+        if len(users) >= MANY:  # a password costs a core about a third of a second
+            print(f"hashing the passwords of {len(users)} users; this takes a while", file=sys.stderr)
         made = with_admin(program, args, lambda admin: admin.add_users(users, quota))
         return Answer((f"{len(made)} users added",), [_as_value(account) for account in made])
     password = _read_password(args)

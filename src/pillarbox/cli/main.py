@@ -135,16 +135,21 @@ def parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str, run: str, text: str) -> argparse.ArgumentParser:
     """A command that may be followed by the options of the top, too."""
-    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    made.add_argument("--home", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    made.add_argument("--config", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    made.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer as JSON")
+    made = _words(commands, name, text)
     made.set_defaults(run=run)
     return made
 
 
+def _words(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    made.add_argument("--home", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    made.add_argument("--config", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    made.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer as JSON")
+    return made
+
+
 def _group(commands: Any, name: str, text: str) -> Any:
-    made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    made = _words(commands, name, text)
     return made.add_subparsers(dest="verb", required=True, metavar="VERB")
 
 
