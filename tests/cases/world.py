@@ -142,6 +142,7 @@ class World:
 
     def _configuration(self) -> str:
         text = [f'hostname = "mx.{DOMAIN}"', f'postmaster = "ada@{DOMAIN}"', "workers = 1", "scram_iterations = 4096"]
+        text += ["[limits]", "greeting_wait_s = 0"]
         text += ["[log]", f'file = "{self.log}"', 'format = "json"', 'level = "debug"']
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in _PORTS]
         for sock, (name, (protocol, tls, cleartext)) in zip(sockets, _PORTS.items(), strict=True):

@@ -209,6 +209,18 @@ def test_case_073_an_account_sends_only_as_itself(sender, allowed):
     run(scenario())
 
 
+def test_a_session_that_is_open_does_not_outlive_its_account():
+    async def scenario():
+        world = await World().furnish()
+        account = await world.account("ada")
+        at = session("submission", account=account)
+        assert await refusal(world.desk().mail(at, envelope("ada@us.example"), 0)) == ""
+        await world.store.directory.set_state(account.id, "disabled", 0)
+        assert await refusal(world.desk().mail(at, envelope("ada@us.example"), 0)) == "5.7.1 account-state"
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("header", "allowed"),
     [

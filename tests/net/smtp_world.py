@@ -160,7 +160,7 @@ async def listening(
         desks,
         desks,
         desks,
-        Settings(hostname="mail.us.example", limits=limits or Limits()),
+        Settings(hostname="mail.us.example", limits=limits or Limits(greeting_wait_s=0.0)),
         Listener(protocol, "127.0.0.1", tls=mode, cleartext_login=cleartext),
         tls,
         structlog.get_logger(),

@@ -365,3 +365,23 @@ def test_case_069_harvesting_is_slowed_and_cut_off(monkeypatch: pytest.MonkeyPat
             client.close()
 
     run(work())
+
+
+@LOOPS
+def test_case_058_who_speaks_before_the_greeting_and_who_waits_for_it(loop: str) -> None:
+    async def work() -> None:
+        async with listening(MemoryDesk(), limits=Limits(greeting_wait_s=0.3)) as (_, port):
+            hasty = await PlainClient.connect(port, greet=False)
+            hasty.writer.write(START)
+            assert (await hasty.reply()).startswith("554 5.5.0")
+            assert await hasty.reader.read() == b""
+            patient = await PlainClient.connect(port, greet=False)
+            assert (await patient.reply()).startswith("220")
+            for line in (b"EHLO x.example", b"MAIL FROM:<a@x.example>", b"RCPT TO:<ada@us.example>", b"DATA"):
+                await patient.say(line + b"\r\n")
+            assert (await patient.say(b"Subject: a\r\n\r\nb\r\n.\r\n")).startswith("250")
+            known = await PlainClient.connect(port, greet=False)
+            known.writer.write(b"NOOP\r\n")  # after the greeting has been written: known addresses do not wait
+            assert (await known.reply()).startswith("220")
+
+    run(work(), loop)

@@ -115,6 +115,9 @@ class MailDesk:
             self._check_room()
         sender = envelope.reverse_path
         if account is not None:
+            now = await self._store.directory.account_by_id(account.id)
+            if now is None or now.state != "active":
+                raise Refused(Status(5, 7, 1), "account-state", "your account may not send any more")
             if sender is not None and not await self._router.reaches(sender, account):
                 raise Refused(Status(5, 7, 1), "sender", "this sender address is not yours")
         elif session.protocol == "submission" and not session.may_relay:

@@ -48,6 +48,9 @@ class Limits:
     """A client that says nothing for so long is told 421 and closed."""
     first_command_timeout_s: float = 60.0
     """As before, for the first command, and for anything before login."""
+    greeting_wait_s: float = 2.0
+    """An SMTP server that is not known yet waits so long for the greeting; who speaks first is no mail server, and is
+    refused. Known is an address that has brought a message; trusted networks never wait. 0: no wait."""
     handshake_timeout_s: float = 30.0
     """For a TLS handshake."""
     min_rate_octets_s: float = 500.0
@@ -221,7 +224,7 @@ class Settings:
     hostname: str = ""
     """Our name in greetings and Received fields; empty: the machine's."""
     postmaster: str = ""
-    """Who reads mail for postmaster and abuse, of every domain and bare."""
+    """Who reads mail for postmaster and abuse of every domain, and for bare postmaster."""
     workers: int = 0
     """Front processes; 0: one per core; 1: everything in one process."""
     user: str = ""

@@ -89,6 +89,7 @@ class SmtpConnection(asyncio.Protocol):
         "_content_failure",
         "_content_octets",
         "_content_since_s",
+        "_greeting",
         "_has_eof",
         "_is_accepting",
         "_is_admitted",
@@ -124,6 +125,7 @@ class SmtpConnection(asyncio.Protocol):
         self._transaction: Transaction | None = None
         self._writer: ContentWriter | None = None
         self._scram_user: tuple[str, Account | None] | None = None
+        self._greeting: asyncio.TimerHandle | None = None
         self._secured = bytearray()
         self._is_securing = self._is_accepting = self._is_admitted = self._is_closing = self._is_paused = False
         self._is_polite = self._has_eof = self._is_working = False
@@ -165,11 +167,24 @@ class SmtpConnection(asyncio.Protocol):
         service.sessions.add(self)
         if service.metrics is not None:
             count(service.metrics, "smtp_sessions", protocol=session.protocol)
-        self._out += self._smtp.greet(refusal)
-        self._flush()
+        wait_s = service.greeting_wait_s(session) if refusal is None else 0.0
+        if wait_s > 0.0:
+            self._greeting = self._loop.call_later(wait_s, self._greet)
+        else:
+            self._greet(refusal)
+
+    def _greet(self, refusal: Reply | None = None) -> None:
+        if self._greeting is not None:
+            self._greeting.cancel()
+            self._greeting = None
+        if self._transport is not None:
+            self._out += self._smtp.greet(refusal)
+            self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._greeting is not None:
+            self._greeting.cancel()
         self._service.sessions.discard(self)
         if self._task is not None and not self._is_accepting:
             self._task.cancel()
@@ -186,7 +201,9 @@ class SmtpConnection(asyncio.Protocol):
         try:
             self._smtp.receive(data)
             self._content_octets += len(data)
-            if not self._is_working:
+            if self._greeting is not None:  # who speaks before the greeting is no mail server (case 58)
+                self._greet()
+            elif not self._is_working:
                 self._work()
             elif self._smtp.buffered > READ_AHEAD_OCTETS:
                 self._stop_reading()
@@ -395,6 +412,7 @@ class SmtpConnection(asyncio.Protocol):
             self._is_accepting = False
             self._transaction = self._writer = None
         self._message_since_s = self._loop.time()
+        self._service.know(self.session)
         if self._service.config.mode is not Mode.LMTP:
             return self._smtp.reply(Reply(250, _ACCEPTED, f"queued as {spool_id}"))
         return self._smtp.reply_each(

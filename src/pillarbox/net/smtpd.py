@@ -10,7 +10,7 @@ import ssl
 from dataclasses import dataclass, field
 from typing import Final
 
-from pillarbox.mail.desk import Desk, Gate, Logins
+from pillarbox.mail.desk import Desk, Gate, Logins, Session
 from pillarbox.mail.metrics import Log, Metrics
 from pillarbox.model.settings import Limits, Listener, Settings
 from pillarbox.net.smtp_connection import STOPPING, SmtpConnection
@@ -18,6 +18,8 @@ from pillarbox.protocol.sasl import MECHANISMS
 from pillarbox.protocol.smtp.rules import Mode, SmtpConfig
 
 SWEEP_S: Final = 1.0
+KNOWN: Final = 10_000
+"""Addresses that are remembered to have brought a message."""
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class SmtpService:
     config: SmtpConfig = field(init=False)
     is_stopping: bool = False
     _sweeper: asyncio.TimerHandle | None = None
+    _known: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         mode = Mode(self.listener.protocol)
@@ -55,6 +58,20 @@ class SmtpService:
     def connection(self) -> SmtpConnection:
         """A protocol for a new connection (with implicit TLS: inside it)."""
         return SmtpConnection(self)
+
+    def greeting_wait_s(self, session: Session) -> float:
+        """How long this client waits for our greeting: who talks before it is no mail server (case 58)."""
+        if self.config.mode is not Mode.MX or session.trusted or session.may_relay or session.peer in self._known:
+            return 0.0
+        return self.limits.greeting_wait_s
+
+    def know(self, session: Session) -> None:
+        """It has brought a message that was accepted."""
+        if self.config.mode is Mode.MX and not session.trusted:
+            self._known.pop(session.peer, None)
+            self._known[session.peer] = None
+            if len(self._known) > KNOWN:
+                del self._known[next(iter(self._known))]
 
     def start(self) -> None:
         """Begin to watch deadlines, on the running loop."""
