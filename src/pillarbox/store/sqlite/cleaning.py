@@ -22,8 +22,9 @@ from pillarbox.store.sqlite.spool import Spool, needs
 
 LARGE_LOG_OCTETS: Final = 1 << 20
 TRUNCATE_OCTETS: Final = 8 << 20
-QUIET_S: Final = 30.0
-"""A small log is folded back when its account has been named for so long."""
+QUIET_S: Final = 300.0
+"""A small log is folded back when its account has been named for so long. Sooner costs a mailbox that gets some mail
+every minute two more syncs a message, and its next writer a new beginning of the log."""
 TRASH_S: Final = 30 * 86400.0
 HOURLY_S: Final = 3600.0
 ACCOUNTS_A_ROUND: Final = 200
