@@ -26,7 +26,8 @@ from pillarbox.store.api import Claim, Delivery, Mailboxes, NewEmail, Signals, T
 
 _BATCH: Final = 200
 _BATCH_OCTETS: Final = 8 << 20
-_ACCOUNTS_AT_ONCE: Final = 16
+_ACCOUNTS_AT_ONCE: Final = 48
+"""More than the store works on at a time, so that none of its threads waits for this loop."""
 _MAX_JOBS: Final = 4000
 _MAX_OCTETS: Final = 48 << 20
 """Jobs and octets in memory, above which `room` waits."""
