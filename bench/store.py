@@ -88,7 +88,7 @@ class Arrivals:
             for account in accounts
         ]  # fmt: skip
         events = [TraceEvent(now_s, number, "received", "", "1@x", "eve@elsewhere.test")]
-        claims = await self.store.spool.accept(message, jobs, events, claim=True)
+        claims = await self.store.spool.accept(message, jobs, events, claim=len(jobs))
         await self.slots.acquire()
         task = asyncio.ensure_future(self._deliver(message, claims))
         self.background.add(task)

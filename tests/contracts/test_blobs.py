@@ -60,7 +60,7 @@ def test_a_large_message_on_its_way(engine: Engine) -> None:
         content = await written(store, octets)
         message = engine.message()
         message = type(message)(message.id, message.envelope, content, message_id="x")
-        [claim] = await store.spool.accept(message, [engine.job(message, Target("local", account))], claim=True)
+        [claim] = await store.spool.accept(message, [engine.job(message, Target("local", account))], claim=1)
         assert claim.message.content == content
         [filed] = await store.mailboxes.deliver(account, [engine.delivery(claim.job, message)])
         assert filed is not None

@@ -46,7 +46,7 @@ def test_accept_with_claim_leases_local_jobs_to_this_process(engine: Engine) -> 
     async def story(store: Store) -> None:
         message = engine.message()
         local, remote = engine.job(message, LOCAL), engine.job(message, REMOTE)
-        [claim] = await store.spool.accept(message, [local, remote], claim=True)
+        [claim] = await store.spool.accept(message, [local, remote], claim=2)
         assert claim.job == local and claim.message == message
         async with engine.opened() as other:
             [theirs] = await other.spool.claim(10, engine.clock.now())
@@ -76,7 +76,7 @@ def test_jobs_of_a_dead_process_are_free_at_once_case_026(engine: Engine) -> Non
     async def story(store: Store) -> None:
         message = engine.message()
         async with engine.opened() as other:
-            [held] = await other.spool.accept(message, [engine.job(message, LOCAL)], claim=True)
+            [held] = await other.spool.accept(message, [engine.job(message, LOCAL)], claim=1)
             assert await store.spool.claim(10, engine.clock.now()) == []
         [claim] = await store.spool.claim(10, engine.clock.now())
         assert claim.job.id == held.job.id and claim.token > held.token
@@ -88,7 +88,7 @@ def test_a_lease_that_is_not_renewed_is_lost(engine: Engine) -> None:
     async def story(store: Store) -> None:
         message = engine.message()
         async with engine.opened() as other:
-            [held] = await other.spool.accept(message, [engine.job(message, LOCAL)], claim=True)
+            [held] = await other.spool.accept(message, [engine.job(message, LOCAL)], claim=1)
             engine.clock.advance(40)
             await other.spool.renew(engine.clock.now())
             engine.clock.advance(40)
@@ -214,7 +214,7 @@ def test_delivery_is_exactly_once(engine: Engine) -> None:
         await store.mailboxes.create_account(account)
         message = engine.message()
         job = engine.job(message, Target("local", account))
-        [claim] = await store.spool.accept(message, [job], claim=True)
+        [claim] = await store.spool.accept(message, [job], claim=1)
         [filed] = await store.mailboxes.deliver(account, [engine.delivery(job, message, "no such mailbox")])
         assert filed is not None and filed.uid == 1
         inbox = await store.mailboxes.status(account, "INBOX")
@@ -235,7 +235,7 @@ def test_many_at_once_share_commits(engine: Engine) -> None:
         async def one(i: int) -> int:
             message = engine.message(b"Subject: %d\r\n\r\n" % i)
             jobs = [engine.job(message, Target("local", account)) for account in accounts]
-            claims = await store.spool.accept(message, jobs, claim=True)
+            claims = await store.spool.accept(message, jobs, claim=len(jobs))
             for claim in claims:
                 account = claim.job.target.name
                 [filed] = await store.mailboxes.deliver(account, [engine.delivery(claim.job, message)])
@@ -254,7 +254,7 @@ def test_many_at_once_share_commits(engine: Engine) -> None:
 def test_a_cancelled_accept_does_not_keep_its_jobs(engine: Engine) -> None:
     async def story(store: Store) -> None:
         message = engine.message()
-        task = asyncio.ensure_future(store.spool.accept(message, [engine.job(message, LOCAL)], claim=True))
+        task = asyncio.ensure_future(store.spool.accept(message, [engine.job(message, LOCAL)], claim=1))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

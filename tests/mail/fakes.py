@@ -177,14 +177,14 @@ class Spool:
         self.accepted: list[Spooled] = []
 
     async def accept(
-        self, message: Spooled, jobs: Sequence[Job], events: Sequence[TraceEvent] = (), claim: bool = False
+        self, message: Spooled, jobs: Sequence[Job], events: Sequence[TraceEvent] = (), claim: int = 0
     ) -> list[Claim]:
         self.accepted.append(message)
         self.events += events
         claims = []
         for job in jobs:
             row = self.rows[job.id] = _Row(job, message)
-            if claim and job.target.kind == "local":
+            if len(claims) < claim and job.target.kind == "local":
                 claims.append(self._lease(row))
         return claims
 

@@ -27,7 +27,7 @@ def _deliver_many(home: str, account: AccountId, count: int, report: Connection)
     async def story(store: Store) -> None:
         async def one() -> None:
             message = engine.message()
-            [claim] = await store.spool.accept(message, [engine.job(message, Target("local", account))], claim=True)
+            [claim] = await store.spool.accept(message, [engine.job(message, Target("local", account))], claim=1)
             await store.mailboxes.deliver(account, [engine.delivery(claim.job, message)])
             assert await store.spool.settle([Settlement(claim.job.id, claim.token, Delivered())]) == []
 
@@ -71,7 +71,7 @@ def _accept_deliver_and_wait(home: str, account: AccountId, steps: int, report: 
 
     async def story(store: Store) -> None:
         message = engine.message(b"Subject: crash\r\n\r\n%d" % steps)
-        [claim] = await store.spool.accept(message, [engine.job(message, Target("local", account))], claim=True)
+        [claim] = await store.spool.accept(message, [engine.job(message, Target("local", account))], claim=1)
         if steps > 1:
             await store.mailboxes.deliver(account, [engine.delivery(claim.job, message)])
         if steps > 2:
@@ -177,7 +177,7 @@ def test_a_lease_that_a_failed_commit_took_is_taken_again(engine: Engine) -> Non
         while store._spool_file._write_lane.tasks:  # type: ignore[attr-defined]
             await asyncio.sleep(0)
         together = asyncio.gather(
-            store.spool.accept(message, [engine.job(message, Target("local", "x"))], claim=True),
+            store.spool.accept(message, [engine.job(message, Target("local", "x"))], claim=1),
             store.spool.accept(twice, []),  # its id is there already: the commit of both fails
             return_exceptions=True,
         )

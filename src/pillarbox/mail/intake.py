@@ -41,6 +41,8 @@ INLINE_OCTETS: Final = 16 * 1024
 PARSERS: Final = 2
 """Large messages that are parsed at once: each is whole in memory then."""
 RENEW_S: Final = 20.0
+ALONE: Final = 64
+"""Local recipients of one message that this process delivers alone; of more, the mover takes half."""
 SENDER_DNS_S: Final = 3.0
 """A sender's domain is asked about for so long; then the mail goes on as if it had no say."""
 BREATH: Final = 100
@@ -85,6 +87,7 @@ class MailDesk:
         self._room_until_s = float("-inf")
         self._renewer: asyncio.Task[None] | None = None
         limits = settings.limits
+        self._workers = workers
         self._ip_limit = share_of(limits.messages_per_ip_minute, workers)
         self._octets_limit = share_of(limits.octets_per_ip_minute, workers)
         self._burst_limit = share_of(limits.submission_burst, workers)
@@ -378,7 +381,9 @@ class MailDesk:
             if job.target.kind != "local":
                 remote = True
                 events.append(queued_event(spooled, job))
-        claims = await self._store.spool.accept(spooled, jobs, events, claim=True)
+        share = len(jobs) if self._workers == 1 else max(ALONE, (len(jobs) + 1) // 2)
+        claims = await self._store.spool.accept(spooled, jobs, events, claim=share)
+        remote = remote or share < len(jobs)
         if claims:
             self._local.submit(claims, spooled.content, forms)
             if self._renewer is None:

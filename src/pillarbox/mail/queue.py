@@ -24,6 +24,7 @@ from pillarbox.mail.parcel import full_content, make_parcel
 from pillarbox.mail.reports import Reporter
 from pillarbox.mail.route import Router
 from pillarbox.mail.settle import Settler
+from pillarbox.message.wire import wire_forms
 from pillarbox.model.clock import Clock
 from pillarbox.model.errors import DamagedMessage, NotFound, PillarboxError, Trouble
 from pillarbox.model.outcome import Deferred, Delivered, Outcome
@@ -242,7 +243,11 @@ class Mover:
             for claim in claims:
                 self._settler.put(claim, Deferred(Status(4, 3, 0), "the message cannot be read"), self._clock.now())
             return
-        self._local.submit(claims, content, None)
+        forms = None
+        if len(claims) > 1 and content.data is not None:  # else whoever files it computes them, once for each account
+            data = content.data
+            forms = await asyncio.to_thread(wire_forms, data, message.prefix)
+        self._local.submit(claims, content, forms)
 
     # --- sending ---------------------------------------------------------------------------------------------------
 

@@ -341,10 +341,10 @@ class Spool(Protocol):
     """Accepted messages and their jobs. Concurrent `accept`s and `settle`s share commits (group commit)."""
 
     async def accept(
-        self, message: Spooled, jobs: Sequence[Job], events: Sequence[TraceEvent] = (), claim: bool = False
+        self, message: Spooled, jobs: Sequence[Job], events: Sequence[TraceEvent] = (), claim: int = 0
     ) -> list[Claim]:
-        """Make the message ours: when this returns it is on disk. With `claim` its jobs with local targets are leased
-        to this process at once and returned (others are free to be claimed by anyone, from `next_s` on)."""
+        """Make the message ours: when this returns it is on disk. Up to `claim` of its jobs with local targets are
+        leased to this process at once and returned (others are free to be claimed by anyone, from `next_s` on)."""
 
     async def claim(self, limit: int, now_s: float, exclude: Iterable[Target] = ()) -> list[Claim]:
         """Lease up to `limit` due jobs that nobody holds, oldest first, fair between targets; not those of `exclude`

@@ -53,7 +53,8 @@ def claim(db: Db, holder: int, limit: int, now_s: float, busy: frozenset[str], c
         targets += [row for row in db.execute(_TARGETS, ("", TARGETS)) if row[0] <= cursor]
     due = sorted((next_s, name) for name, next_s in targets if next_s <= now_s and name not in busy)
     keys = _share_out(db, [name for _, name in due], limit, now_s)
-    return [taken for key in keys if (taken := _lease(db, holder, key)) is not None], following
+    messages: dict[bytes, Spooled] = {}
+    return [taken for key in keys if (taken := _lease(db, holder, key, messages)) is not None], following
 
 
 def _share_out(db: Db, targets: list[str], limit: int, now_s: float) -> list[JobKey]:
@@ -78,15 +79,19 @@ def _share_out(db: Db, targets: list[str], limit: int, now_s: float) -> list[Job
     return keys
 
 
-def _lease(db: Db, holder: int, key: JobKey) -> Claim | None:
-    """None for a job whose message is missing: it stays leased to nobody's use, and `verify` tells of it."""
+def _lease(db: Db, holder: int, key: JobKey, messages: dict[bytes, Spooled]) -> Claim | None:
+    """None for a job whose message is missing: it stays leased to nobody's use, and `verify` tells of it.
+    `messages` are those that were read already: jobs of one message share it."""
     db.execute("UPDATE job SET holder=?, token=token+1 WHERE spool_id=? AND id=?", (holder, *key))
     [row] = db.execute(f"SELECT {JOB_COLUMNS} FROM job WHERE spool_id=? AND id=?", key).fetchall()
     job, _, token = job_of(row)
-    rows = db.execute(f"SELECT {MESSAGE_COLUMNS}, data FROM message WHERE id=?", (job.spool_id,)).fetchall()
-    if not rows:
-        return None
-    return Claim(job, message_of(rows[0][:-1], rows[0][-1]), token)
+    message = messages.get(job.spool_id)
+    if message is None:
+        rows = db.execute(f"SELECT {MESSAGE_COLUMNS}, data FROM message WHERE id=?", (job.spool_id,)).fetchall()
+        if not rows:
+            return None
+        message = messages[job.spool_id] = message_of(rows[0][:-1], rows[0][-1])
+    return Claim(job, message, token)
 
 
 def remove_done(db: Db, spool_ids: Sequence[bytes | None]) -> None:

@@ -74,7 +74,7 @@ class Spool:
         self._held: dict[JobId, SpoolId] = {}
 
     async def accept(
-        self, message: Spooled, jobs: Sequence[Job], events: Sequence[TraceEvent] = (), claim: bool = False
+        self, message: Spooled, jobs: Sequence[Job], events: Sequence[TraceEvent] = (), claim: int = 0
     ) -> list[Claim]:
         """See api.Spool."""
 
@@ -106,14 +106,15 @@ class Spool:
 
         self._database.write(verb).add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    def _insert(self, db: Db, message: Spooled, jobs: Sequence[Job], claim: bool) -> list[Claim]:
+    def _insert(self, db: Db, message: Spooled, jobs: Sequence[Job], claim: int) -> list[Claim]:
         if message.content.data is None and not self._pool.path(message.content.sha256).exists():
             raise Trouble(f"content {message.content.sha256.hex()} is not in the pool")
         holder = self._live(db) if claim else 0
         self._rows.messages.append(message_row(message))
-        added, claims = self._rows.jobs, []
+        added = self._rows.jobs
+        claims: list[Claim] = []
         for job in jobs:
-            mine = claim and job.target.kind == "local" and job.state == "queued"
+            mine = len(claims) < claim and job.target.kind == "local" and job.state == "queued"
             added.append(job_row(job, holder if mine else 0, int(mine)))
             if mine:
                 claims.append(Claim(job, message, 1))
@@ -169,7 +170,7 @@ class Spool:
                 raise LeaseLost(f"{len(lost)} jobs")
             lost = self._settle_all(db, settlements)
             for message, jobs in reports:
-                self._insert(db, message, jobs, False)
+                self._insert(db, message, jobs, 0)
             if len(lost) < len(settlements) or not settlements:
                 self._rows.events += events
             return lost
