@@ -40,10 +40,6 @@ _HANDLES: Final = 8
 _DIGITS: Final = frozenset("0123456789abcdefghjkmnpqrstvwxyz")
 
 
-LINGER_S: Final = 0.004
-"""How long a busy account waits for more to share its next commit."""
-
-
 class DeliverTask:
     """Deliveries of one call; those that wait together are filed together."""
 
@@ -82,7 +78,7 @@ class AccountFile:
             f"account {account}", account_slot(account), accounts.turns, self._open, account=True,
             changed=self._on_change, failed=accounts.failed,
         )  # fmt: skip
-        self.write_lane = Lane(self._write, LINGER_S)
+        self.write_lane = Lane(self._write)
         self.read_lane = Lane(self._read)
         self.reader: apsw.Connection | None = None
         self.reading = threading.Lock()

@@ -19,10 +19,6 @@ LOG_PAGES: Final = 4096
 """16 MiB: the writer folds the log back beyond this (a reused page is written once, however often it changed)."""
 
 
-LINGER_S: Final = 0.0015
-"""How long a busy database waits for more to share its next commit."""
-
-
 class Database:
     """Opened for one process. `writers` has one thread of its own for this file, so that it never waits for others."""
 
@@ -48,7 +44,7 @@ class Database:
         self.writer = Writer(
             path.name, slot, turns, self._open, changed=changed, failed=failed, log_pages=LOG_PAGES, batch=batch
         )
-        self._write_lane = Lane(self.writer.run, LINGER_S)
+        self._write_lane = Lane(self.writer.run)
         self._fold_lane = Lane(self._fold)
         self._read_lane = Lane(self._read)
         self._reader: apsw.Connection | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -65,18 +64,12 @@ class Outbox:
 
 
 class Lane:
-    """A queue of tasks and what runs a batch of them. `run` never raises; it returns what to tell the loop.
+    """A queue of tasks and what runs a batch of them. `run` never raises; it returns what to tell the loop."""
 
-    A lane that is busy (its last batch had several tasks) lingers before it takes the next, so that more share it: each
-    commit costs more processor time than a message. One that is not busy waits for nothing.
-    """
+    __slots__ = ("run", "scheduled", "tasks")
 
-    __slots__ = ("busy", "linger_s", "run", "scheduled", "tasks")
-
-    def __init__(self, run: Callable[[list[Any]], Sequence[Done]], linger_s: float = 0.0) -> None:
+    def __init__(self, run: Callable[[list[Any]], Sequence[Done]]) -> None:
         self.run = run
-        self.linger_s = linger_s
-        self.busy = False
         self.tasks: list[Any] = []
         self.scheduled = False
 
@@ -119,11 +112,8 @@ class LanePool:
 
     def _run(self, lane: Lane) -> bool:
         """One batch; True if more came meanwhile."""
-        if lane.busy and lane.linger_s:
-            time.sleep(lane.linger_s)
         with self._lock:
             tasks, lane.tasks = lane.tasks, []
-        lane.busy = len(tasks) > 1
         self._outbox.post(lane.run(tasks))
         with self._lock:
             lane.scheduled = bool(lane.tasks)
