@@ -33,6 +33,7 @@ from pillarbox.model.clock import Clock
 from pillarbox.model.errors import PillarboxError, Trouble
 from pillarbox.model.settings import Listener, Settings
 from pillarbox.net.clock import SystemClock
+from pillarbox.net.colleagues import Links
 from pillarbox.net.imapd import ImapListener
 from pillarbox.net.listen import Acceptor
 from pillarbox.net.outbound import OutboundWire
@@ -42,9 +43,12 @@ from pillarbox.net.signals import LocalSignals
 from pillarbox.net.smtpd import SmtpService
 from pillarbox.net.supervisor import Bound
 from pillarbox.net.tls import ServerTls, read_certificate, shrink_asyncio_buffers
-from pillarbox.store.api import Directory, Signals, Store
+from pillarbox.store.api import Directory, Handed, Signals, Store
 from pillarbox.store.sqlite.engine import open_store
 
+RENEW_S: Final = 20.0
+LOST_S: Final = 30.0
+"""So long after the end of a link all that came over it is known."""
 GAUGES_S: Final = 10.0
 RETIRE_S: Final = 5.0
 _SIOCGIFADDR: Final = 0x8915
@@ -108,14 +112,63 @@ class Common:
 class Front:
     """The listeners of one worker."""
 
-    def __init__(self, common: Common, bound: Bound) -> None:
+    def __init__(self, common: Common, bound: Bound, number: int) -> None:
         self._common = common
         self._bound = bound
         plan = common.plan
+        self._links: Links | None = None
+        if plan.workers > 1:
+            self._links = Links(
+                plan.home / "run", number, plan.workers, self._take_over, lambda: self._desk.is_full,
+                lambda: self._desk.room(), self._look_for_lost,
+            )  # fmt: skip
         self._tls = ServerTls(plan.certificate, plan.key, plan.settings.tls.min_version)
         self._generations: list[Generation] = []
         self._open_now: dict[str, int] = {}
         self._retiring: set[asyncio.Task[None]] = set()
+        self._upkeep: set[asyncio.Task[None]] = set()
+
+    async def start_links(self) -> None:
+        """Share the accounts with the other workers. Raises OSError, Trouble."""
+        if self._links is not None:
+            await self._links.start(await self._common.store.spool.enroll())
+            self._upkeep.add(_task(self._renew(), "leases"))
+
+    async def _renew(self) -> None:
+        """Others may lease jobs to us as long as we live."""
+        common = self._common
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await common.store.spool.renew(common.clock.now())
+            except Trouble as error:
+                log.error("upkeep failed", work="renew", error=str(error))
+
+    @property
+    def _desk(self) -> MailDesk:
+        return self._generations[-1].desk
+
+    def _take_over(self, handed: Handed) -> None:
+        self._desk.take_over(handed)
+
+    def _look_for_lost(self) -> None:
+        """A link ended: what was leased to us over it, and has not arrived when all that came is surely known, is
+        nobody's."""
+        task = asyncio.get_running_loop().create_task(self._reclaim())
+        self._upkeep.add(task)
+        task.add_done_callback(self._upkeep.discard)
+
+    async def _reclaim(self) -> None:
+        common = self._common
+        await asyncio.sleep(LOST_S)
+        try:
+            found = await common.store.spool.reclaim(common.clock.now() - LOST_S)
+        except Trouble as error:
+            log.error("upkeep failed", work="reclaim", error=str(error))
+            return
+        if found:
+            log.warning("jobs lost between workers are free again", jobs=found)
+            common.signals.publish("spool")
 
     def start(self) -> None:
         """Accept connections, by the plan as it is now."""
@@ -142,8 +195,10 @@ class Front:
 
     async def stop(self) -> None:
         """Accept no more, let sessions end what they are at, deliver what was accepted."""
-        for task in self._retiring:
+        for task in self._retiring | self._upkeep:
             task.cancel()
+        if self._links is not None:
+            self._links.close()
         for _, sock in self._bound:
             sock.close()
         await asyncio.gather(*(generation.end(STOP_S) for generation in self._generations))
@@ -157,7 +212,7 @@ class Front:
         logins = LoginDesk(common.store, settings, common.clock, os.urandom, log, common.counters, workers)
         desk = MailDesk(
             common.store, settings, common.clock, os.urandom, log, common.counters, common.signals, common.resolver,
-            workers,
+            workers, self._links,
         )  # fmt: skip
         made = Generation([], [], desk, logins, gate)
         for listener, sock in self._bound:
@@ -328,11 +383,14 @@ class Process:
             common = await self._common(stack)
             roles: list[Front | MoverRole] = []
             if self.bound:
-                roles.append(Front(common, self.bound))
+                front = Front(common, self.bound, self.number)
+                roles.append(front)
             if self.is_mover:
                 roles.append(MoverRole(common, self.metrics))
             for role in roles:
                 role.start()
+            if self.bound:
+                await front.start_links()
             if self.ready:
                 self.ready()
             log.info("started", role=self.name, pid=os.getpid())

@@ -82,9 +82,14 @@ class LocalDelivery:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    @property
+    def is_full(self) -> bool:
+        """Must more wait until some of it is delivered?"""
+        return self._jobs >= _MAX_JOBS or self._octets >= _MAX_OCTETS
+
     async def room(self) -> None:
         """Wait until there is room for another message: so acceptance never runs far ahead of delivery."""
-        while self._jobs >= _MAX_JOBS or self._octets >= _MAX_OCTETS:
+        while self.is_full:
             self._freed = self._freed or asyncio.Event()
             await self._freed.wait()
 
@@ -136,7 +141,7 @@ class LocalDelivery:
 
     def _settled(self) -> None:
         self._jobs -= 1
-        if self._freed is not None and self._jobs < _MAX_JOBS and self._octets < _MAX_OCTETS:
+        if self._freed is not None and not self.is_full:
             self._freed.set()
             self._freed = None
 

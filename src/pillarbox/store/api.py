@@ -10,9 +10,9 @@ from one event loop, and never block it for more than a moment.
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pillarbox.message.wire import WireForms
 from pillarbox.model.address import Address
@@ -298,6 +298,19 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Handed:
+    """Claims of one message, from the process that accepted it to the one that delivers for their accounts."""
+
+    message: Spooled
+    jobs: tuple[Job, ...]
+    token: int
+    forms: WireForms
+
+
+NOBODY: Final[Mapping[str, int]] = {}
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """What became of a claimed job. Delivered or Failed ends it; Deferred puts it back until `next_s`."""
 
@@ -341,10 +354,29 @@ class Spool(Protocol):
     """Accepted messages and their jobs. Concurrent `accept`s and `settle`s share commits (group commit)."""
 
     async def accept(
-        self, message: Spooled, jobs: Sequence[Job], events: Sequence[TraceEvent] = (), claim: int = 0
+        self,
+        message: Spooled,
+        jobs: Sequence[Job],
+        events: Sequence[TraceEvent] = (),
+        claim: int = 0,
+        holders: Mapping[str, int] = NOBODY,
     ) -> list[Claim]:
         """Make the message ours: when this returns it is on disk. Up to `claim` of its jobs with local targets are
-        leased to this process at once and returned (others are free to be claimed by anyone, from `next_s` on)."""
+        leased at once and returned (others are free to be claimed by anyone, from `next_s` on): to the holder that
+        `holders` has for the target's name, whom the caller hands them to, else to this process."""
+
+    async def enroll(self) -> int:
+        """This process's number as a holder: when it returns, others may lease jobs to it."""
+
+    def adopt(self, claims: Sequence[Claim]) -> None:
+        """Another process leased these jobs to this one, and has handed them over."""
+
+    async def give_up(self, claims: Sequence[Claim], holder: int) -> None:
+        """Free jobs that were leased to another holder and could not be handed over."""
+
+    async def reclaim(self, before_s: float) -> int:
+        """Free the jobs that were made before this time (wall clock) and leased to this process, but that it has never
+        heard of: they were lost on the way. Returns how many."""
 
     async def claim(self, limit: int, now_s: float, exclude: Iterable[Target] = ()) -> list[Claim]:
         """Lease up to `limit` due jobs that nobody holds, oldest first, fair between targets; not those of `exclude`

@@ -27,11 +27,14 @@ class Outbox:
         self._calls: deque[Work] = deque()
         self._woken = False
 
-    def post(self, done: Sequence[Done]) -> None:
-        """From any thread."""
-        if not done:
+    def post(self, done: Sequence[Done], then: Work | None = None) -> None:
+        """Tell the futures, then run `then` on the loop. From any thread."""
+        if done:
+            self._done.append(done)
+        if then is not None:
+            self._calls.append(then)
+        elif not done:
             return
-        self._done.append(done)
         if not self._woken:
             self._woken = True
             self._wake()

@@ -69,6 +69,14 @@ class Turns:
             if queued:
                 self._unlock(slot)
 
+    def try_take(self, slot: int) -> bool:
+        """Take the turn of a slot if it is free and nobody waits for it. Never waits."""
+        if not self._lock(slot):
+            return False
+        taken = self._lock(slot + 1)
+        self._unlock(slot)
+        return taken
+
     def leave(self, slot: int) -> None:
         """End the turn."""
         self._unlock(slot + 1)
