@@ -82,7 +82,7 @@ class MailDesk:
         self._hostname = settings.hostname or "localhost"
         reporter = Reporter(store, self._router, settings, clock, self._random, log, metrics)
         self._settler = Settler(store.spool, reporter, settings, clock, self._random, log, metrics)
-        self._local = LocalDelivery(store.mailboxes, clock, self._settler, signals, log)
+        self._local = LocalDelivery(store.mailboxes, clock, self._settler, log)
         self._parsers = asyncio.Semaphore(PARSERS)
         self._has_room = True
         self._room_until_s = float("-inf")

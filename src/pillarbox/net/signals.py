@@ -1,7 +1,8 @@
 """Signals between the processes of one home: a unix datagram socket each, in `HOME/run/`.
 
-A signal only wakes, so everything here may be lost or doubled. Topics published within a moment travel together; where a receiver is too slow for them, it is told "*" later, which wakes all its subscribers. A command
-(which has no loop) publishes at once and listens to nothing. Implements `store.api.Signals`.
+A signal only wakes, so everything here may be lost or doubled. Topics published within a moment travel together; where
+a receiver is too slow for them, it is told "*" later, which wakes all its subscribers. A command (which has no loop)
+publishes at once and listens to nothing. Implements `store.api.Signals`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from one event loop, and never block it for more than a moment.
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -206,7 +206,9 @@ class Mailboxes(Protocol):
         """File messages, all or none, and return their UIDs. Raises OverQuota when `quota_octets` is given and
         would be passed, LimitReached for too many keywords."""
 
-    async def deliver(self, account: AccountId, deliveries: Sequence[Delivery]) -> builtins.list[EmailHeadline | None]:
+    def deliver(
+        self, account: AccountId, deliveries: Sequence[Delivery]
+    ) -> Awaitable[builtins.list[EmailHeadline | None]]:
         """File each delivery and write its job into `delivered`, in one transaction; None for a job that is there
         already. Past quotas: what was accepted is delivered."""
 

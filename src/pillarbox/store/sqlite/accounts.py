@@ -65,8 +65,8 @@ class AccountFile:
     """One account as this process has it open: perhaps a writing and a reading connection."""
 
     __slots__ = (
-        "_accounts", "closing", "committer", "files", "folder", "id", "read_lane", "reader", "reading", "swept", "topic",
-        "writer",
+        "_accounts", "closing", "committer", "files", "folder", "id", "read_lane", "reader", "reading", "swept",
+        "topic", "writer",
     )  # fmt: skip
 
     def __init__(self, accounts: Accounts, account: AccountId) -> None:
@@ -127,6 +127,7 @@ class AccountFile:
 
     def _join(self, tasks: list[Any]) -> Near:
         """Deliveries that stand together become one task."""
+        alone = all(type(task) is DeliverTask for task in tasks)
         joined: list[Task] = []
         places: dict[int, list[DeliverTask]] = {}
         for task in tasks:
@@ -137,7 +138,7 @@ class AccountFile:
             else:
                 group = [task]
                 places[len(joined)] = group
-                joined.append(Task(self._deliver_verb(group), None, False))
+                joined.append(Task(self._deliver_verb(group, alone), None, False))
 
         def told(done: Sequence[Done]) -> Sequence[Done]:
             self._close_others()
@@ -156,10 +157,10 @@ class AccountFile:
 
         return Near(joined, told)
 
-    def _deliver_verb(self, group: list[DeliverTask]) -> Verb:
+    def _deliver_verb(self, group: list[DeliverTask], alone: bool) -> Verb:
         def verb(db: Db) -> Any:
             deliveries = [delivery for task in group for delivery in task.deliveries]
-            return filing.deliver(db, self.files, deliveries, int(self._accounts.now_s()))
+            return filing.deliver(db, self.files, deliveries, int(self._accounts.now_s()), alone)
 
         return verb
 

@@ -28,7 +28,7 @@ from pillarbox.store.sqlite.spool import NewRows, Spool
 from pillarbox.store.sqlite.verify import Verifier
 
 FOLDERS: Final = ("accounts", "blobs", "tmp", "trash", "drop")
-ACCOUNT_THREADS: Final = 16
+ACCOUNT_THREADS: Final = 8
 """Most of them wait for the disk, which syncs many files at once nearly as fast as one."""
 CLOSING_S: Final = 0.002
 SWITCH_S: Final = 0.0005
@@ -101,8 +101,8 @@ class SqliteStore:
             changed=tell("spool"), failed=self._failed, batch=rows,
         )  # fmt: skip
         self._directory_file = Database(
-            home / "directory.db", migrate.DIRECTORY, turns.DIRECTORY, self._turns, self._lanes, self._lanes, self._outbox,
-            changed=tell("directory"), failed=self._failed,
+            home / "directory.db", migrate.DIRECTORY, turns.DIRECTORY, self._turns, self._lanes, self._lanes,
+            self._outbox, changed=tell("directory"), failed=self._failed,
         )  # fmt: skip
         pool = Pool(home)
         self.blobs = pool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -236,10 +236,9 @@ class Mailboxes:
         filed: Headlines = await self._accounts.write(account, verb)
         return filed
 
-    async def deliver(self, account: AccountId, deliveries: Sequence[Delivery]) -> MaybeHeadlines:
+    def deliver(self, account: AccountId, deliveries: Sequence[Delivery]) -> Awaitable[MaybeHeadlines]:
         """See api.Mailboxes."""
-        filed: MaybeHeadlines = await self._accounts.deliver(account, deliveries)
-        return filed
+        return self._accounts.deliver(account, deliveries)
 
     async def set_flags(
         self,

@@ -232,13 +232,12 @@ class Spool:
         return bool(db.execute(f"SELECT 1 FROM job {_OURS}", key).fetchall())
 
     def _settle_all(self, db: Db, settlements: Sequence[Settlement]) -> list[JobId]:
-        """Apply them; returns the jobs whose lease was lost. All at once where all ended and are ours."""
+        """Apply them; returns the jobs whose lease was lost. All at once where all ended."""
         if not any(isinstance(s.outcome, Deferred) for s in settlements):
             keys = [(self._held.get(s.job), s.job, self._holder, s.token) for s in settlements]
-            if bulk.count(db, "job", _KEY, keys) == len(keys):
-                bulk.delete(db, "job", _KEY, keys)
-                queue.remove_done(db, list(dict.fromkeys(key[0] for key in keys)))
-                return []
+            gone = frozenset(bulk.delete(db, "job", _KEY, keys, "id"))
+            queue.remove_done(db, list(dict.fromkeys(key[0] for key in keys if key[1] in gone)))
+            return [s.job for s in settlements if s.job not in gone]
         return [s.job for s in settlements if not self._settle(db, s)]
 
     def _settle(self, db: Db, settlement: Settlement) -> bool:

@@ -71,11 +71,10 @@ class Turns:
 
     def try_take(self, slot: int) -> bool:
         """Take the turn of a slot if it is free and nobody waits for it. Never waits."""
-        if not self._lock(slot):
+        if not self._lock(slot, 2):
             return False
-        taken = self._lock(slot + 1)
         self._unlock(slot)
-        return taken
+        return True
 
     def leave(self, slot: int) -> None:
         """End the turn."""
@@ -92,9 +91,9 @@ class Turns:
         found = fcntl.fcntl(self._fd, _GET, asked)
         return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
-    def _lock(self, at: int) -> bool:
+    def _lock(self, at: int, octets: int = 1) -> bool:
         try:
-            fcntl.fcntl(self._fd, _SET, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0))
+            fcntl.fcntl(self._fd, _SET, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, octets, 0))
         except (BlockingIOError, PermissionError):
             return False
         return True
