@@ -21,7 +21,7 @@ from pillarbox.model.ids import AccountId
 from pillarbox.store.api import Delivery, Signals
 from pillarbox.store.blobs.pool import make_directory, sync_directory
 from pillarbox.store.sqlite import filing, mailboxes, migrate
-from pillarbox.store.sqlite.committer import Committer, Near
+from pillarbox.store.sqlite.committer import NEAR, Committer, Near
 from pillarbox.store.sqlite.files import Db, as_trouble, create_file, open_file
 from pillarbox.store.sqlite.lanes import Done, Lane, LanePool, Outbox
 from pillarbox.store.sqlite.turns import Turns, account_slot
@@ -33,6 +33,8 @@ DIRTY_OCTETS: Final = 1 << 24
 SWEEP_S: Final = 60.0
 SWEEPS: Final = 5
 """A file that was not used between so many sweeps is closed."""
+NEAR_OCTETS: Final = 1 << 20
+"""Contents that one transaction files on the loop: some milliseconds of it."""
 FILE_OCTETS: Final = 200 << 10
 """Memory of an open account: pages, prepared statements, the log's index."""
 _FEW: Final = 300
@@ -122,8 +124,17 @@ class AccountFile:
         return near.told(self.writer.run(near.tasks))
 
     def _near(self, tasks: list[Any]) -> Near | None:
-        """Deliveries are short; other verbs may touch many messages."""
-        return self._join(tasks) if all(type(task) is DeliverTask for task in tasks) else None
+        """Deliveries of a few small emails are short; other verbs may touch many messages, or wait for the disk."""
+        octets = 0
+        for task in tasks:
+            if type(task) is not DeliverTask or len(task.deliveries) > NEAR:
+                return None
+            for delivery in task.deliveries:
+                email = delivery.email
+                if email.forms is None or email.content.data is None:
+                    return None
+                octets += email.content.size
+        return self._join(tasks) if octets <= NEAR_OCTETS else None
 
     def _join(self, tasks: list[Any]) -> Near:
         """Deliveries that stand together become one task."""
@@ -170,6 +181,8 @@ class AccountFile:
                 self.closing.pop().close()
             except IndexError:  # the other lane was faster
                 return
+            except apsw.Error:  # what could not be closed has nothing more to say
+                continue
 
     def _read(self, tasks: list[Task]) -> Sequence[Done]:
         self._close_others()

@@ -28,7 +28,8 @@ every minute two more syncs a message, and its next writer a new beginning of th
 TRASH_S: Final = 30 * 86400.0
 HOURLY_S: Final = 3600.0
 ACCOUNTS_A_ROUND: Final = 200
-DELIVERED_AGE_S: Final = 600.0
+DELIVERED_AGE_S: Final = 6 * 3600.0
+"""A process that was stopped for hours may still believe that a job is its own."""
 DELIVERED: Final = 500
 """More remembered jobs than this, and those that are settled are looked for."""
 

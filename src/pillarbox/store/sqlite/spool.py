@@ -27,6 +27,8 @@ from pillarbox.store.sqlite.turns import Turns
 LEASE_S: Final = 60.0
 MANY: Final = 500
 """More jobs than this are written in a thread."""
+LARGE_OCTETS: Final = 32 << 10
+"""So are larger contents."""
 _INSERT_MESSAGE: Final = "INSERT INTO message(id, sha256, size, meta, prefix, data)"
 _INSERT_JOB: Final = "INSERT INTO job"
 _KEY: Final = "(spool_id,id,holder,token)"
@@ -92,7 +94,8 @@ class Spool:
             self._rows.events += events
             return leased
 
-        return await self._taking(self._database.write(verb, guarded=len(jobs) > MANY))
+        is_long = len(jobs) > MANY or (message.content.data is not None and message.content.size > LARGE_OCTETS)
+        return await self._taking(self._database.write(verb, guarded=is_long))
 
     async def _taking(self, future: asyncio.Future[list[Leased]]) -> list[Claim]:
         """Wait for claims and remember ours; if we are cancelled meanwhile, give them back when they come."""

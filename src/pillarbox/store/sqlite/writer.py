@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import apsw
 
 from pillarbox.model.errors import PillarboxError, Trouble
-from pillarbox.store.sqlite.files import Db, as_trouble
+from pillarbox.store.sqlite.files import BUSY_MS, Db, as_trouble
 from pillarbox.store.sqlite.lanes import Done
 from pillarbox.store.sqlite.turns import Turns
 
@@ -85,6 +85,11 @@ class Writer:
     def _transact(self, tasks: list[Task]) -> list[Done]:
         db = self.get_ready()
         try:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except BaseException:
+                self.close()
+                raise
             done = self._write(db, tasks)
             self._end(db)
         finally:
@@ -111,9 +116,15 @@ class Writer:
     def begin(self, tasks: list[Task]) -> list[Done] | None:
         """Run short tasks in a transaction that `commit` ends; the turn is ours. None if something failed: then the
         turn is given up and nothing was written."""
-        assert self.db is not None
+        db = self.db
+        assert db is not None
         try:
-            return self._write(self.db, tasks)
+            db.set_busy_timeout(0)  # whoever writes without a turn is waited for in a thread
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            finally:
+                db.set_busy_timeout(BUSY_MS)
+            return self._write(db, tasks)
         except Exception:
             self.leave()
             return None
@@ -138,11 +149,10 @@ class Writer:
         return done
 
     def _write(self, db: apsw.Connection, tasks: list[Task]) -> list[Done]:
-        """The statements of a transaction. After a ConstraintError it is rolled back, after others the connection is
-        closed: nothing that it holds is believed any more."""
+        """The statements of a transaction that has begun. After a ConstraintError it is rolled back, after others the
+        connection is closed: nothing that it holds is believed any more."""
         try:
             self._changes = db.total_changes()
-            db.execute("BEGIN IMMEDIATE")
             if self._batch is not None:
                 self._batch.clear()
             done = [self._run_one(db, task) for task in tasks]
