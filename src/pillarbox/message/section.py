@@ -15,6 +15,9 @@ from typing import Final
 from pillarbox.message.scan import Kind, Message
 
 _RECORD: Final = Struct("<HBxIII")  # parent (0xFFFF: none), kind, header start, body start, body end
+_BODY_START: Final = Struct("<8xI4x")
+RECORD_OCTETS: Final = _RECORD.size
+"""The first so many octets of packed parts are about the message itself."""
 _NO_PARENT: Final = 0xFFFF
 MAX_SECTION_OCTETS: Final = 16 * 1024
 MAX_DEPTH: Final = 100
@@ -82,6 +85,11 @@ def pack_parts(message: Message) -> bytes:
             for p in message.parts
         ]
     )
+
+
+def body_starts(records: bytes) -> list[int]:
+    """Where the body begins in each of several contents. `records`: the first RECORD_OCTETS of their packed parts."""
+    return [start for (start,) in _BODY_START.iter_unpack(records)] if len(records) % RECORD_OCTETS == 0 else []
 
 
 def locate(section: Section, parts: bytes, prefix_len: int = 0) -> list[tuple[int, int]] | None:

@@ -1,37 +1,50 @@
 """Reads a POP3 session's messages from the store, many at once where the client asks for one after the other.
 
-While one run of messages is sent, the next is read. What was read ahead is kept only until the account changes: what
-was expunged elsewhere is not served.
+While one run of messages is sent, the next is read. Whoever serves from here first finds out what others expunged
+(`is_fresh`, `refresh`): contents never change, and the maildrop knows what is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+from array import array
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from pillarbox.model.ids import AccountId
 from pillarbox.model.uids import UidSet
+from pillarbox.protocol.pop3.content import doubled, top
 from pillarbox.protocol.pop3.maildrop import Maildrop
-from pillarbox.store.api import Email, Mailboxes
+from pillarbox.protocol.pop3.surrogate import surrogate
+from pillarbox.store.api import Email, Joined, Mailboxes
 
 MAX_AHEAD: Final = 64
-"""Messages in one run; the store's slices (256 KiB) bound their octets. At most two runs are in memory."""
+MAX_HEADS_AHEAD: Final = 128
+"""Messages in one run, whole or only their headers."""
+RUN_OCTETS: Final = 256 * 1024
+"""About so much is read in one run; at most two runs are in memory."""
+INLINE_OCTETS: Final = 128 * 1024
+"""What is larger is not read in runs (the store has its content in a file)."""
+HEAD_OCTETS: Final = 4096
+"""What a header is taken for before the first are seen."""
 FRESH_S: Final = 0.05
 """How long what was found out of others' doings is relied on (signals, which come sooner, may be lost)."""
 
 
-@dataclass(slots=True)
-class Found:
-    """A message: `data` is its content where it is small, else None: then open `email`."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Messages that were read together."""
 
-    prefix: bytes
-    data: bytes | None
-    email: int
+    octets: bytes
+    places: dict[int, tuple[int, int, int]]
+    """Index of a message → where in `octets` it begins, its body begins (as the parser found it), and it ends."""
+    heads_only: bool
+    dotted: bool
+    is_ascii: bool
 
 
-Run = dict[int, Found]
-"""Messages by UID, ascending."""
+NOTHING: Final = Run(b"", {}, False, False, True)
 
 
 class Reader:
@@ -39,37 +52,54 @@ class Reader:
 
     __slots__ = (
         "_account",
-        "_ahead",
         "_checked_s",
         "_coming",
+        "_emails",
+        "_head_octets",
         "_last",
         "_mailbox",
         "_mailboxes",
         "_maildrop",
         "_modseq",
         "_read_to",
+        "_run",
         "_turn",
+        "_utf8",
         "_window",
         "is_stale",
     )
 
-    def __init__(self, mailboxes: Mailboxes, account: AccountId, mailbox: int, maildrop: Maildrop, modseq: int) -> None:
-        """`modseq`: the account's, from before the maildrop was loaded."""
+    def __init__(
+        self,
+        mailboxes: Mailboxes,
+        account: AccountId,
+        mailbox: int,
+        emails: array[int],
+        maildrop: Maildrop,
+        modseq: int,
+        *,
+        utf8: bool,
+    ) -> None:
+        """`emails`: the messages' ids in the store. `modseq`: the account's, from before the maildrop was loaded.
+        `utf8`: the client takes headers in UTF-8 (RFC 6856)."""
         self._mailboxes = mailboxes
         self._account = account
         self._mailbox = mailbox
+        self._emails = emails
         self._maildrop = maildrop
         self._modseq = modseq
+        self._utf8 = utf8
         self._checked_s = 0.0
-        self._ahead: Run = {}
+        self._run = NOTHING
         self._coming: asyncio.Task[Run] | None = None
         self._last = -2
         """Index of the message asked for last."""
         self._read_to = 0
         """Index of the first message after those that were read."""
         self._turn = -1
-        """When so many are left, the next run is begun."""
+        """When this one is asked for, the next run is begun."""
         self._window = 1
+        self._head_octets = HEAD_OCTETS
         self.is_stale = False
         """The account may have changed: `refresh` before anything is answered."""
 
@@ -79,11 +109,13 @@ class Reader:
 
     def forget(self) -> None:
         """Drop what was read ahead."""
-        self._ahead.clear()
+        self._run = NOTHING
         self._turn = -1
         if self._coming:
             self._coming.cancel()
             self._coming = None
+
+    # --- what others do ----------------------------------------------------------------------------------------------
 
     def is_fresh(self, now_s: float) -> bool:
         """True if it was looked up a moment ago what others do, and no signal has come since."""
@@ -92,87 +124,146 @@ class Reader:
     async def refresh(self, now_s: float) -> None:
         """Find out what others expunged. Raises Trouble, NoSuchAccount, NoSuchMailbox."""
         self.is_stale, self._checked_s = False, now_s
-        modseq = await self._mailboxes.modseq(self._account)
-        if modseq == self._modseq:
-            return
-        self.forget()
-        changes = await self._mailboxes.changes(self._account, self._mailbox, self._modseq)
-        self._maildrop.expunged(changes.expunged)
-        self._modseq = modseq
+        await self._catch_up(await self._mailboxes.modseq(self._account))
 
-    def take(self, index: int, uid: int) -> Found | None:
-        """The message, if it has been read ahead."""
-        found = self._ahead.pop(uid, None)
-        if found is not None:
-            self._last = index
-            if len(self._ahead) == self._turn and self._coming is None:
-                self._begin_next()
-        return found
+    async def _catch_up(self, modseq: int) -> None:
+        if modseq > self._modseq:
+            changes = await self._mailboxes.changes(self._account, self._mailbox, self._modseq)
+            self._maildrop.expunged(changes.expunged)
+            self._modseq = modseq
 
-    async def find(self, index: int, uid: int, upcoming: list[int]) -> Found | None:
-        """The message, or None if it was expunged. `upcoming`: indices that will be asked for next.
+    # --- messages ----------------------------------------------------------------------------------------------------
 
-        Raises Trouble, NoSuchAccount, NoSuchMailbox.
+    def take(self, index: int, lines: int | None) -> bytes | None:
+        """The message, or its header and first `lines` lines, dots doubled; None if it has not been read ahead."""
+        run = self._run
+        place = run.places.get(index)
+        if place is None:
+            return None
+        start, body, end = place
+        octets = run.octets
+        if lines is None:
+            if run.heads_only:
+                return None
+            octets = octets[start:end]
+        elif lines == 0 and octets.endswith(b"\n\r\n", start, body):  # the parser has looked for this
+            octets = octets[start:body]
+        else:
+            whole = end - start == self._maildrop.size(index)
+            cut = top(octets[start:end], lines, whole)
+            if cut is None:
+                return None
+            octets = cut
+        if not (run.is_ascii or self._utf8):
+            octets = surrogate(octets)
+        if run.dotted:
+            octets = doubled(octets)
+        self._last = index
+        if index == self._turn:
+            self._begin_next()
+        return octets
+
+    async def find(self, index: int, lines: int | None, upcoming: list[int]) -> bytes | int | None:
+        """The same from the store; the id of the email if it is large: then open it; None if it was expunged.
+
+        `upcoming`: indices that will be asked for next. Raises Trouble, NoSuchAccount, NoSuchMailbox.
         """
+        found: bytes | None = None
         if self._coming:
             coming, self._coming = self._coming, None
             self._keep(await coming)
-        elif self._maildrop.find(index + 1) is not None:
-            self._keep(await self._fetch(self._wanted(index, uid, upcoming)))
-        found = self.take(index, uid)
-        if found is None and self._maildrop.find(index + 1) is not None:  # not in this run
-            found = (await self._fetch(UidSet.of((uid,)))).get(uid)
-        if found is None:
-            self._maildrop.expunged(UidSet.of((uid,)))
+            if self._maildrop.find(index + 1) is not None:
+                found = self.take(index, lines)
+        if found is None and self._maildrop.find(index + 1) is not None:
+            wanted = self._wanted(index, lines == 0, upcoming)
+            if wanted:
+                self._keep(await self._fetch(wanted, lines == 0))
+                if self._maildrop.find(index + 1) is not None:
+                    found = self.take(index, lines)
         self._last = index
-        return found
+        if found is not None:
+            return found
+        return self._emails[index] if self._maildrop.find(index + 1) is not None else None
 
     async def open(self, email: int) -> Email:
         """A large message. Raises NoSuchMessage, Trouble."""
         return await self._mailboxes.open(self._account, email)
 
+    def gone(self, index: int) -> None:
+        """The message turned out to be expunged."""
+        self._maildrop.expunged(UidSet.of((self._maildrop.uid(index),)))
+
     async def expunge(self, uids: UidSet) -> None:
         """Remove messages, all or none. Raises Trouble."""
         await self._mailboxes.expunge(self._account, self._mailbox, uids, only_deleted=False)
 
-    def _wanted(self, index: int, uid: int, upcoming: list[int]) -> UidSet:
-        """What to read with this message: those the client has asked for, or those it is likely to ask for."""
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    def _wanted(self, index: int, heads_only: bool, upcoming: list[int]) -> list[int]:
+        """What to read with this message: those the client has asked for, or those it is likely to ask for.
+        Nothing, if it is large, or if that has been read and was not enough."""
+        if not heads_only and self._maildrop.size(index) > INLINE_OCTETS:
+            return []
+        if heads_only and self._run.heads_only and index in self._run.places:
+            return []
         if upcoming and upcoming[0] != index + 1:
             self._window = 1
-            return UidSet.of({uid, *map(self._maildrop.uid, upcoming)})
+            return self._bounded([index, *upcoming], heads_only)
         if upcoming:
-            self._window = MAX_AHEAD
+            self._window = _limit(heads_only)
         else:
-            self._window = min(2 * self._window, MAX_AHEAD) if index == self._last + 1 else 1
-        return UidSet.of(self._maildrop.uids(index, self._window))
+            self._window = min(2 * self._window, _limit(heads_only)) if index == self._last + 1 else 1
+        return self._bounded(self._maildrop.indices(index, self._window), heads_only)
+
+    def _bounded(self, indices: list[int], heads_only: bool) -> list[int]:
+        """The first of these that are RUN_OCTETS together; at least one."""
+        octets, size = 0, self._maildrop.size
+        for count, index in enumerate(indices):
+            octets += self._head_octets if heads_only else size(index) if size(index) <= INLINE_OCTETS else 0
+            if octets > RUN_OCTETS:
+                return indices[: max(1, count)]
+        return indices
 
     def _keep(self, run: Run) -> None:
-        self._ahead = run
-        self._turn = len(run) // 2 if self._window > 1 else -1
-        if run:
-            self._read_to = self._maildrop.index_after(next(reversed(run)))
+        self._run = run
+        self._turn = -1
+        if run.places:
+            indices = [*run.places]
+            self._read_to = indices[-1] + 1
+            if self._window > 1:
+                self._turn = indices[len(indices) // 2]
 
     def _begin_next(self) -> None:
         """Read the run after this one, while this one is sent."""
-        self._window = min(2 * self._window, MAX_AHEAD)
-        uids = self._maildrop.uids(self._read_to, self._window)
-        if uids:
-            self._coming = asyncio.get_running_loop().create_task(self._fetch(UidSet.of(uids)))
+        heads_only = self._run.heads_only
+        self._turn = -1
+        self._window = min(2 * self._window, _limit(heads_only))
+        indices = self._bounded(self._maildrop.indices(self._read_to, self._window), heads_only)
+        if indices and self._coming is None:
+            self._coming = asyncio.get_running_loop().create_task(self._fetch(indices, heads_only))
             self._coming.add_done_callback(_look)
 
-    async def _fetch(self, uids: UidSet) -> Run:
-        """The first slice of these messages."""
-        run: Run = {}
-        slices = self._mailboxes.fetch(self._account, self._mailbox, uids, ("prefix", "data"))
-        async for piece in slices:
-            placements = piece.placements
-            for uid, email, (prefix, data) in zip(placements.uids, placements.emails, piece.forms, strict=True):
-                run[uid] = Found(prefix, data, email)
-            break
-        close = getattr(slices, "aclose", None)
-        if close:
-            await close()
-        return run
+    async def _fetch(self, indices: list[int], heads_only: bool) -> Run:
+        emails = [self._emails[index] for index in indices]
+        found = await self._mailboxes.joined(self._account, emails, heads_only)
+        await self._catch_up(found.modseq)
+        if heads_only:
+            self._head_octets = max(1, len(found.octets) // len(emails))
+        return _run(indices, found, heads_only)
+
+
+def _limit(heads_only: bool) -> int:
+    return MAX_HEADS_AHEAD if heads_only else MAX_AHEAD
+
+
+def _run(indices: list[int], found: Joined, heads_only: bool) -> Run:
+    ends = [*accumulate(max(0, size) for size in found.sizes)]
+    places = {  # the parser's hint may be of what was not read
+        index: (end - size, end - size + body if body <= size else end - size, end)
+        for index, size, body, end in zip(indices, found.sizes, found.body_starts, ends, strict=True)
+        if size >= 0
+    }
+    return Run(found.octets, places, heads_only, found.dotted, found.octets.isascii())
 
 
 def _look(task: asyncio.Task[Run]) -> None:

@@ -10,25 +10,22 @@ import asyncio
 import base64
 import contextlib
 import secrets
-import ssl
-from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from pillarbox.mail.desk import Gate, Logins, Session
-from pillarbox.mail.metrics import Log, Metrics, count
-from pillarbox.model.clock import Clock
+from pillarbox.mail.desk import Session
+from pillarbox.mail.metrics import count
 from pillarbox.model.errors import DamagedMessage, NoSuchAccount, NoSuchMailbox, NoSuchMessage, Refused, Trouble
 from pillarbox.model.ids import AccountId
 from pillarbox.model.mailbox import Account
-from pillarbox.model.settings import Limits, Listener, Settings
 from pillarbox.model.status import Status
-from pillarbox.model.uids import ALL, UidSet
+from pillarbox.model.uids import UidSet
 from pillarbox.net import tls as tls_module
-from pillarbox.net.maildrop_lock import MaildropLock, MaildropLocks
-from pillarbox.net.pop3_reader import Found, Reader
-from pillarbox.protocol.pop3.content import Stuffer, Top, stuffed, top
+from pillarbox.net.maildrop_lock import MaildropLock
+from pillarbox.net.pop3_messages import LargeMessage, open_inbox
+from pillarbox.net.pop3_reader import Reader
+from pillarbox.net.pop3_service import Service
+from pillarbox.protocol.pop3.content import ending
 from pillarbox.protocol.pop3.events import (
     AskVerifier,
     Close,
@@ -41,10 +38,7 @@ from pillarbox.protocol.pop3.events import (
     StartTls,
     Update,
 )
-from pillarbox.protocol.pop3.maildrop import Maildrop
 from pillarbox.protocol.pop3.server import Pop3Server
-from pillarbox.protocol.pop3.surrogate import Surrogate, surrogate
-from pillarbox.store.api import Signals, Store
 
 FLUSH_OCTETS: Final = 64 * 1024
 AT_ONCE: Final = 500
@@ -53,35 +47,12 @@ TURN_S: Final = 0.01
 """A client that sends many commands at once lets others have their turn so often (case 193)."""
 INPUT_OCTETS: Final = 64 * 1024
 """Commands of a client that wait for their turn; then nothing more is read."""
-PIECE_OCTETS: Final = 64 * 1024
 UPCOMING: Final = 64
 """Messages read together for a client that pipelines."""
 READ_AHEAD_S: Final = 5.0
 """How long messages read ahead are kept for a client that says nothing."""
 WRONG: Final = Status(5, 7, 8)
-
-
-@dataclass(slots=True)
-class Service:
-    """What the sessions of a listener share."""
-
-    store: Store
-    logins: Logins
-    gate: Gate
-    settings: Settings
-    listener: Listener
-    tls: ssl.SSLContext | None
-    clock: Clock
-    log: Log
-    locks: MaildropLocks
-    metrics: Metrics | None
-    signals: Signals | None
-    began: Callable[[Pop3Session], None]
-    ended: Callable[[Pop3Session], None]
-
-    @property
-    def limits(self) -> Limits:
-        return self.settings.limits
+EXPUNGED: Final = "message expunged meanwhile"
 
 
 class Pop3Session(asyncio.Protocol):
@@ -262,25 +233,32 @@ class Pop3Session(asyncio.Protocol):
 
     def _answer(self) -> None:
         """Answer at once what needs nothing from elsewhere; begin a task for the rest."""
-        assert self._core
-        if self._writable or (self._reader and self._reader.is_stale):
+        core, reader, now_s = self._core, self._reader, self._active_s
+        assert core
+        if self._writable or (reader and reader.is_stale):
             self._begin(None)
             return
-        now_s = self._active_s
+        is_fresh = reader is not None and reader.is_fresh(now_s)  # nobody else can do anything until we return
         for _ in range(AT_ONCE):
-            event = self._core.next_event()
+            event = core.next_event()
             if event is None:
                 break
-            if self._out_octets >= FLUSH_OCTETS:
-                self._begin(event)
-                return
-            if isinstance(event, Say):
+            if isinstance(event, Retrieve):
+                if not (is_fresh and self._serve(event)):
+                    self._begin(event)
+                    return
+            elif isinstance(event, Say):
                 self._write(event.octets)
-            elif not (isinstance(event, Retrieve) and self._serve(event, now_s)):
+            else:
                 self._begin(event)
                 return
+            if self._out_octets >= FLUSH_OCTETS:
+                self._flush()
+                if self._writable:
+                    self._begin(None)
+                    return
         else:
-            if event := self._core.next_event():
+            if event := core.next_event():
                 self._begin(event)
                 return
         self._flush()
@@ -306,7 +284,7 @@ class Pop3Session(asyncio.Protocol):
                     turn_s = self._service.clock.monotonic()
                 if not isinstance(event, Retrieve):
                     await self._do(event)
-                elif not self._serve(event, self._active_s):
+                elif not (self._is_fresh and self._serve(event)):
                     await self._refresh()
                     await self._retrieve(event)
                 elif self._out_octets >= FLUSH_OCTETS:
@@ -439,14 +417,7 @@ class Pop3Session(asyncio.Protocol):
         if self._lock is None:
             self._write(self._core.refuse("IN-USE", "another session has this mailbox open"))
             return
-        mailboxes = service.store.mailboxes
-        modseq = await mailboxes.modseq(account.id)
-        mailbox = await mailboxes.status(account.id, "INBOX")
-        uids, sizes = array("I"), array("Q")
-        if mailbox.messages:
-            async for piece in mailboxes.fetch(account.id, mailbox.id, ALL):
-                uids.extend(piece.placements.uids)
-                sizes.extend(piece.placements.sizes)
+        maildrop, reader = await open_inbox(service.store.mailboxes, account.id, self._core.utf8)
         if self._core is None:
             return
         self._session.account = account
@@ -455,10 +426,9 @@ class Pop3Session(asyncio.Protocol):
         except Refused:
             self._session.account = None
             raise
-        maildrop = Maildrop(mailbox.uidvalidity, uids, sizes)
-        self._reader = Reader(mailboxes, account.id, mailbox.id, maildrop, modseq)
+        self._reader = reader
         if service.signals:
-            self._unsubscribe = service.signals.subscribe(f"account:{account.id}", self._reader.changed)
+            self._unsubscribe = service.signals.subscribe(f"account:{account.id}", reader.changed)
         self._write(self._core.welcome(maildrop))
         service.log.info("login", protocol="pop3", peer=self._session.peer, account=account.id, tls=self._session.tls)
 
@@ -474,82 +444,75 @@ class Pop3Session(asyncio.Protocol):
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
+    @property
+    def _is_fresh(self) -> bool:
+        return self._reader is not None and self._reader.is_fresh(self._active_s)
+
     async def _refresh(self) -> None:
         """Find out what others did to the mailbox, unless that was done a moment ago."""
         self._active_s = self._service.clock.monotonic()
-        if self._reader and not self._reader.is_fresh(self._active_s):
+        if self._reader and not self._is_fresh:
             await self._reader.refresh(self._active_s)
 
-    def _serve(self, event: Retrieve, now_s: float) -> bool:
-        """Send a message that has been read ahead, if there is one and nothing has changed; says if it did."""
-        assert self._reader and self._core
-        if not self._reader.is_fresh(now_s):
+    def _serve(self, event: Retrieve) -> bool:
+        """Send a message that has been read ahead, if there is one; says if it did. Only while `_is_fresh`."""
+        assert self._reader
+        octets = self._reader.take(event.index, event.lines)
+        if octets is None:
             return False
-        found = self._reader.take(event.index, event.uid)
-        if found is None or found.data is None:
-            return False
-        self._send(event, found.prefix + found.data)
+        self._send(octets)
         return True
 
-    def _send(self, event: Retrieve, octets: bytes) -> None:
+    def _send(self, octets: bytes) -> None:
         assert self._core
-        if not self._core.utf8:
-            octets = surrogate(octets)
-        self._write(event.opening)
-        self._write(stuffed(octets if event.lines is None else top(octets, event.lines)))
-        self._core.retrieved()
+        opening, end = self._core.retrieved(), ending(octets)
+        self._out += (opening, octets, end)
+        self._out_octets += len(opening) + len(octets) + len(end)
 
     async def _retrieve(self, event: Retrieve) -> None:
         """Read a message, others with it, and send it."""
         assert self._reader and self._core
         try:
-            found = self._reader.take(event.index, event.uid)
-            if found is None:
-                found = await self._reader.find(event.index, event.uid, self._core.upcoming(UPCOMING))
+            if self._core.maildrop and self._core.maildrop.find(event.index + 1) is None:  # so `_refresh` has learnt
+                self._write(self._core.refuse("", EXPUNGED))
+                return
+            found = await self._reader.find(event.index, event.lines, self._core.upcoming(UPCOMING))
             if self._core is None:
                 return
             if found is None:
-                self._write(self._core.refuse("", "message expunged meanwhile"))
-            elif found.data is not None:
-                self._send(event, found.prefix + found.data)
+                self._write(self._core.refuse("", EXPUNGED))
+            elif isinstance(found, bytes):
+                self._send(found)
             else:
                 await self._stream(event, found)
         except NoSuchMessage:
-            if self._core:
-                self._write(self._core.refuse("", "message expunged meanwhile"))
+            if self._core and self._reader:
+                self._reader.gone(event.index)
+                self._write(self._core.refuse("", EXPUNGED))
         except DamagedMessage as error:
-            self._service.log.error("damaged message", account=self.account_id, uid=event.uid, error=str(error))
+            self._service.log.error("damaged message", account=self.account_id, number=event.index, error=str(error))
             if self._core:
                 self._write(self._core.refuse("SYS/PERM", "the message is damaged"))
         except (Trouble, NoSuchAccount, NoSuchMailbox) as error:
             self._trouble("cannot read message", error)
         await self._drain()
 
-    async def _stream(self, event: Retrieve, found: Found) -> None:
+    async def _stream(self, event: Retrieve, email: int) -> None:
         """A large message, in pieces. Trouble with the first is answered; later there is no way to tell but to end
         the connection without the final dot."""
         assert self._reader and self._core
-        email = await self._reader.open(found.email)
-        stuffer, cut = Stuffer(), Top(event.lines) if event.lines is not None else None
-        header = None if self._core.utf8 else Surrogate()
-        piece = await email.read(0, PIECE_OCTETS)
-        self._write(event.opening)
-        offset = 0
+        large = LargeMessage(await self._reader.open(email), event.lines, utf8=self._core.utf8)
+        await large.begin()
+        if self._core is None:
+            return
+        self._write(self._core.retrieved())
         try:
-            while piece and not (cut and cut.is_done):
-                offset += len(piece)
-                piece = header.feed(piece) if header else piece
-                self._write(stuffer.feed(cut.feed(piece) if cut else piece))
+            async for piece in large.pieces():
+                self._write(piece)
                 await self._drain()
-                piece = await email.read(offset, PIECE_OCTETS) if offset < email.size else b""
         except (Trouble, DamagedMessage, NoSuchMessage) as error:
-            self._service.log.error("message cut off", account=self.account_id, uid=event.uid, error=str(error))
+            self._service.log.error("message cut off", account=self.account_id, number=event.index, error=str(error))
             raise ConnectionError from error
-        piece = header.finish() if header else b""
-        self._write(stuffer.feed(cut.feed(piece) if cut else piece))
-        self._write(stuffer.finish())
-        if self._core:
-            self._core.retrieved()
 
     async def _update(self, uids: tuple[int, ...]) -> None:
         """QUIT: all marked messages go, or none (case 34)."""

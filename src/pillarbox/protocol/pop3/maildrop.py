@@ -7,7 +7,7 @@ restores and repairs that keep UIDs, and it costs no look-up (docs/decisions/pop
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -46,14 +46,10 @@ class Maildrop:
     def uid(self, index: int) -> int:
         return self._uids[index]
 
-    def uids(self, start: int, count: int) -> list[int]:
-        """UIDs of up to `count` messages that are here, from index `start` on."""
+    def indices(self, start: int, count: int) -> list[int]:
+        """The messages that are here, of the `count` from index `start` on."""
         end = min(start + count, len(self._uids))
-        return [self._uids[i] for i in range(start, end) if self._marks[i] == _HERE]
-
-    def index_after(self, uid: int) -> int:
-        """The index of the first message after this UID."""
-        return bisect_right(self._uids, uid)
+        return [index for index in range(start, end) if self._marks[index] == _HERE]
 
     def size(self, index: int) -> int:
         return self._sizes[index]
