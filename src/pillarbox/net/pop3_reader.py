@@ -37,14 +37,20 @@ class Run:
     """Messages that were read together."""
 
     octets: bytes
-    places: dict[int, tuple[int, int, int]]
-    """Index of a message → where in `octets` it begins, its body begins (as the parser found it), and it ends."""
+    places: dict[int, int]
+    """Index of a message → its place in the lists."""
+    sizes: list[int]
+    """-1: not here."""
+    ends: list[int]
+    """Where in `octets` each ends."""
+    body_starts: list[int]
+    """Where the body begins in each, as the parser found it; a hint."""
     heads_only: bool
     dotted: bool
     is_ascii: bool
 
 
-NOTHING: Final = Run(b"", {}, False, False, True)
+NOTHING: Final = Run(b"", {}, [], [], [], False, False, True)
 
 
 class Reader:
@@ -138,19 +144,20 @@ class Reader:
         """The message, or its header and first `lines` lines, dots doubled; None if it has not been read ahead."""
         run = self._run
         place = run.places.get(index)
-        if place is None:
+        if place is None or (size := run.sizes[place]) < 0 or (lines is None and run.heads_only):
             return None
-        start, body, end = place
-        octets = run.octets
+        octets, end = run.octets, run.ends[place]
+        start = end - size
         if lines is None:
-            if run.heads_only:
-                return None
             octets = octets[start:end]
-        elif lines == 0 and octets.endswith(b"\n\r\n", start, body):  # the parser has looked for this
+        elif (
+            lines == 0
+            and (body := start + run.body_starts[place]) <= end  # it may be of what was not read
+            and octets.endswith(b"\n\r\n", start, body)
+        ):
             octets = octets[start:body]
         else:
-            whole = end - start == self._maildrop.size(index)
-            cut = top(octets[start:end], lines, whole)
+            cut = top(octets[start:end], lines, is_whole=size == self._maildrop.size(index))
             if cut is None:
                 return None
             octets = cut
@@ -228,10 +235,9 @@ class Reader:
         self._run = run
         self._turn = -1
         if run.places:
-            indices = [*run.places]
-            self._read_to = indices[-1] + 1
+            self._read_to = next(reversed(run.places)) + 1
             if self._window > 1:
-                self._turn = indices[len(indices) // 2]
+                self._turn = next(iter(run.places))  # at once: a client that pipelines is as quick as the store
 
     def _begin_next(self) -> None:
         """Read the run after this one, while this one is sent."""
@@ -257,13 +263,10 @@ def _limit(heads_only: bool) -> int:
 
 
 def _run(indices: list[int], found: Joined, heads_only: bool) -> Run:
-    ends = [*accumulate(max(0, size) for size in found.sizes)]
-    places = {  # the parser's hint may be of what was not read
-        index: (end - size, end - size + body if body <= size else end - size, end)
-        for index, size, body, end in zip(indices, found.sizes, found.body_starts, ends, strict=True)
-        if size >= 0
-    }
-    return Run(found.octets, places, heads_only, found.dotted, found.octets.isascii())
+    sizes, octets = found.sizes, found.octets
+    ends = [*accumulate(sizes if min(sizes) >= 0 else [max(0, size) for size in sizes])]
+    places = dict(zip(indices, range(len(indices)), strict=True))
+    return Run(octets, places, sizes, ends, found.body_starts, heads_only, found.dotted, octets.isascii())
 
 
 def _look(task: asyncio.Task[Run]) -> None:

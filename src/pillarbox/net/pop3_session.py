@@ -244,9 +244,11 @@ class Pop3Session(asyncio.Protocol):
             if event is None:
                 break
             if isinstance(event, Retrieve):
-                if not (is_fresh and self._serve(event)):
+                octets = reader.take(event.index, event.lines) if reader and is_fresh else None
+                if octets is None:
                     self._begin(event)
                     return
+                self._send(octets)
             elif isinstance(event, Say):
                 self._write(event.octets)
             else:
@@ -465,9 +467,8 @@ class Pop3Session(asyncio.Protocol):
 
     def _send(self, octets: bytes) -> None:
         assert self._core
-        opening, end = self._core.retrieved(), ending(octets)
-        self._out += (opening, octets, end)
-        self._out_octets += len(opening) + len(octets) + len(end)
+        self._out += (self._core.retrieved(), octets, ending(octets))
+        self._out_octets += len(octets)
 
     async def _retrieve(self, event: Retrieve) -> None:
         """Read a message, others with it, and send it."""

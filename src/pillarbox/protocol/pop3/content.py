@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 END: Final = b".\r\n"
+_LINE_END_AND_END: Final = b"\r\n.\r\n"
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 
 
@@ -29,7 +30,7 @@ def doubled(octets: bytes) -> bytes:
 
 def ending(octets: bytes) -> bytes:
     """What follows these octets: the end of their last line, if it has none, and the line with a dot."""
-    return END if octets.endswith(b"\r\n") or not octets else b"\r\n" + END
+    return END if octets.endswith(b"\r\n") or not octets else _LINE_END_AND_END
 
 
 class Stuffer:
