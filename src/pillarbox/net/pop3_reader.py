@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -144,6 +145,9 @@ class Reader:
         """The message, or its header and first `lines` lines, dots doubled; None if it has not been read ahead."""
         run = self._run
         place = run.places.get(index)
+        if place is None and self._turn_page():
+            run = self._run
+            place = run.places.get(index)
         if place is None or (size := run.sizes[place]) < 0 or (lines is None and run.heads_only):
             return None
         octets, end = run.octets, run.ends[place]
@@ -177,8 +181,8 @@ class Reader:
         """
         found: bytes | None = None
         if self._coming:
-            coming, self._coming = self._coming, None
-            self._keep(await coming)
+            await asyncio.wait((self._coming,))
+            self._turn_page()
             if self._maildrop.find(index + 1) is not None:
                 found = self.take(index, lines)
         if found is None and self._maildrop.find(index + 1) is not None:
@@ -206,7 +210,7 @@ class Reader:
 
     # --- runs --------------------------------------------------------------------------------------------------------
 
-    def _wanted(self, index: int, heads_only: bool, upcoming: list[int]) -> list[int]:
+    def _wanted(self, index: int, heads_only: bool, upcoming: list[int]) -> Sequence[int]:
         """What to read with this message: those the client has asked for, or those it is likely to ask for.
         Nothing, if it is large, or if that has been read and was not enough."""
         if not heads_only and self._maildrop.size(index) > INLINE_OCTETS:
@@ -222,14 +226,13 @@ class Reader:
             self._window = min(2 * self._window, _limit(heads_only)) if index == self._last + 1 else 1
         return self._bounded(self._maildrop.indices(index, self._window), heads_only)
 
-    def _bounded(self, indices: list[int], heads_only: bool) -> list[int]:
+    def _bounded(self, indices: Sequence[int], heads_only: bool) -> Sequence[int]:
         """The first of these that are RUN_OCTETS together; at least one."""
-        octets, size = 0, self._maildrop.size
-        for count, index in enumerate(indices):
-            octets += self._head_octets if heads_only else size(index) if size(index) <= INLINE_OCTETS else 0
-            if octets > RUN_OCTETS:
-                return indices[: max(1, count)]
-        return indices
+        if heads_only:
+            count = RUN_OCTETS // self._head_octets
+        else:
+            count = self._maildrop.fitting(indices, RUN_OCTETS)
+        return indices[: max(1, count)]
 
     def _keep(self, run: Run) -> None:
         self._run = run
@@ -238,6 +241,17 @@ class Reader:
             self._read_to = next(reversed(run.places)) + 1
             if self._window > 1:
                 self._turn = next(iter(run.places))  # at once: a client that pipelines is as quick as the store
+
+    def _turn_page(self) -> bool:
+        """Go on with the next run, if it is there."""
+        coming = self._coming
+        if coming is None or not coming.done():
+            return False
+        self._coming = None
+        if coming.cancelled() or coming.exception():
+            return False  # whoever asks the store now is told
+        self._keep(coming.result())
+        return True
 
     def _begin_next(self) -> None:
         """Read the run after this one, while this one is sent."""
@@ -249,8 +263,11 @@ class Reader:
             self._coming = asyncio.get_running_loop().create_task(self._fetch(indices, heads_only))
             self._coming.add_done_callback(_look)
 
-    async def _fetch(self, indices: list[int], heads_only: bool) -> Run:
-        emails = [self._emails[index] for index in indices]
+    async def _fetch(self, indices: Sequence[int], heads_only: bool) -> Run:
+        if isinstance(indices, range):
+            emails = self._emails[indices.start : indices.stop]
+        else:
+            emails = array("Q", [self._emails[index] for index in indices])
         found = await self._mailboxes.joined(self._account, emails, heads_only)
         await self._catch_up(found.modseq)
         if heads_only:
@@ -262,7 +279,7 @@ def _limit(heads_only: bool) -> int:
     return MAX_HEADS_AHEAD if heads_only else MAX_AHEAD
 
 
-def _run(indices: list[int], found: Joined, heads_only: bool) -> Run:
+def _run(indices: Sequence[int], found: Joined, heads_only: bool) -> Run:
     sizes, octets = found.sizes, found.octets
     ends = [*accumulate(sizes if min(sizes) >= 0 else [max(0, size) for size in sizes])]
     places = dict(zip(indices, range(len(indices)), strict=True))

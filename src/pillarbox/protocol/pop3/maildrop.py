@@ -7,8 +7,9 @@ restores and repairs that keep UIDs, and it costs no look-up (docs/decisions/pop
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Final
 
 from pillarbox.model.uids import UidSet
@@ -46,10 +47,19 @@ class Maildrop:
     def uid(self, index: int) -> int:
         return self._uids[index]
 
-    def indices(self, start: int, count: int) -> list[int]:
+    def indices(self, start: int, count: int) -> Sequence[int]:
         """The messages that are here, of the `count` from index `start` on."""
         end = min(start + count, len(self._uids))
+        if self._marks.count(_HERE, start, end) == end - start:
+            return range(start, end)
         return [index for index in range(start, end) if self._marks[index] == _HERE]
+
+    def fitting(self, indices: Sequence[int], octets: int) -> int:
+        """How many of the first of these messages have so many octets together."""
+        sizes = self._sizes
+        if isinstance(indices, range):
+            return bisect_right([*accumulate(sizes[indices.start : indices.stop])], octets)
+        return bisect_right([*accumulate(sizes[index] for index in indices)], octets)
 
     def size(self, index: int) -> int:
         return self._sizes[index]

@@ -71,6 +71,9 @@ class State(Enum):
     UPDATE = 4
 
 
+_DEAF: Final = (State.SECURING, State.UPDATE)
+
+
 class Pop3Server:
     """A session. Nothing a client sends makes it raise, and it keeps one line of theirs beside what was just read.
 
@@ -126,14 +129,14 @@ class Pop3Server:
 
     def receive(self, octets: bytes) -> None:
         """Take what has arrived. Nothing is kept after the end, nor before a TLS handshake."""
-        if self.state not in (State.SECURING, State.UPDATE):
+        if self.state not in _DEAF:
             self._lines.receive(octets)
 
     def next_event(self) -> Event | None:
         """What is to be done next, in the order of the client's commands."""
         if self._queued:
             event = self._queued.popleft()
-        elif self._pending is not None or self.state is State.SECURING or self.state is State.UPDATE:
+        elif not self._lines or self._pending is not None or self.state in _DEAF:
             return None
         elif self._maildrop is not None and (retrieve := self._take_retrieve(self._maildrop)):
             self._pending = retrieve

@@ -46,7 +46,7 @@ def joined(db: Db, emails: Sequence[int], heads_only: bool) -> Joined:
     """See `api.Mailboxes.joined`."""
     if not emails:
         return Joined(0, b"", [], [], False)
-    numbers = apsw.carray(memoryview(array("q", emails)))
+    numbers = apsw.carray(memoryview(emails if isinstance(emails, array) else array("Q", emails)).cast("B").cast("q"))
     rows = db.execute(_HEADS if heads_only else _WHOLE, (numbers,)).fetchall()
     [(modseq, count, listed, octets, prefixes, parts)] = rows
     sizes = [*map(int, listed.split(","))]
