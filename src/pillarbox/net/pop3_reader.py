@@ -171,7 +171,8 @@ class Reader:
             octets = doubled(octets)
         self._last = index
         if index == self._turn:
-            self._begin_next()
+            self._turn = -1
+            asyncio.get_running_loop().call_soon(self._begin_next)  # when this one is sent
         return octets
 
     async def find(self, index: int, lines: int | None, upcoming: list[int]) -> bytes | int | None:
@@ -255,11 +256,12 @@ class Reader:
 
     def _begin_next(self) -> None:
         """Read the run after this one, while this one is sent."""
+        if self._coming or not self._run.places:  # forgotten meanwhile
+            return
         heads_only = self._run.heads_only
-        self._turn = -1
         self._window = min(2 * self._window, _limit(heads_only))
         indices = self._bounded(self._maildrop.indices(self._read_to, self._window), heads_only)
-        if indices and self._coming is None:
+        if indices:
             self._coming = asyncio.get_running_loop().create_task(self._fetch(indices, heads_only))
             self._coming.add_done_callback(_look)
 

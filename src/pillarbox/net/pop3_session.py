@@ -146,10 +146,22 @@ class Pop3Session(asyncio.Protocol):
         if self._held is not None:
             self._held += data
             return
-        self._core.receive(data)
         if self._task is None:
+            reader = self._reader
+            if reader and self._writable is None and reader.is_fresh(self._active_s):
+                asked = self._core.receive_retrieve(data)
+                if asked is not None:
+                    octets = reader.take(asked.index, asked.lines)
+                    if octets is None:
+                        self._begin(asked)
+                    elif self._transport:
+                        self._transport.write(b"".join((self._core.retrieved(), octets, ending(octets))))
+                    return
+            self._core.receive(data)
             self._answer()
-        elif self._core.buffered > INPUT_OCTETS and self._transport and not self._is_paused:
+            return
+        self._core.receive(data)
+        if self._core.buffered > INPUT_OCTETS and self._transport and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
 

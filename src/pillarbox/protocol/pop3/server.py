@@ -214,15 +214,30 @@ class Pop3Server:
 
     # --- lines -------------------------------------------------------------------------------------------------------
 
+    def receive_retrieve(self, octets: bytes) -> Retrieve | None:
+        """Take what has arrived if it is RETR or TOP of a message that is here, and nothing but that: then this is
+        the event. Else nothing is taken. For clients that wait for each answer: most do."""
+        if self._maildrop is None or self._pending or self._queued or self._lines or self.state in _DEAF:
+            return None
+        match = _RETRIEVE.fullmatch(octets)
+        asked = self._retrieve(match, self._maildrop) if match else None
+        self._pending = asked
+        return asked
+
     def _take_retrieve(self, maildrop: Maildrop) -> Retrieve | None:
         """The short way for RETR and TOP of a message that is here; all else goes the long way."""
         match = self._lines.take_match(_RETRIEVE)
         if match is None:
             return None
+        asked = self._retrieve(match, maildrop)
+        if asked is None:
+            self._lines.take_back(match)
+        return asked
+
+    def _retrieve(self, match: re.Match[bytes], maildrop: Maildrop) -> Retrieve | None:
         verb, number, lines = match.groups()
         index = maildrop.find(int(number))
         if index is None or (len(verb) == 3) != (lines is not None):
-            self._lines.take_back(match)
             return None
         return Retrieve(index, None if lines is None else int(lines))
 
