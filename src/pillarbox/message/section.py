@@ -17,6 +17,8 @@ from pillarbox.message.scan import Kind, Message
 _RECORD: Final = Struct("<HBxIII")  # parent (0xFFFF: none), kind, header start, body start, body end
 _NO_DOTS_AT: Final = 3
 """Where the first record has a 1 if no line of the content begins with a dot; what is older has a 0."""
+BODY_START_AT: Final = 8
+"""Where a record has the start of the body, in four octets, the lowest first."""
 _BODY_START: Final = Struct("<8xI4x")
 RECORD_OCTETS: Final = _RECORD.size
 """The first so many octets of packed parts are about the message itself."""

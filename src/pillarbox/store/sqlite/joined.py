@@ -13,17 +13,24 @@ from typing import Final
 
 import apsw
 
-from pillarbox.message.section import RECORD_OCTETS, all_without_dots, body_starts
+from pillarbox.message.section import BODY_START_AT, RECORD_OCTETS, all_without_dots, body_starts
 from pillarbox.store.api import Joined
 from pillarbox.store.sqlite.files import Db
 
 HEAD_OCTETS: Final = 16 * 1024
 """So much of a content is read at most where only headers are asked for."""
 
+_ALL_OCTETS: Final = bytes(range(256)).hex()
+
+
+def _octet(at: int) -> str:
+    """The number that one octet of a content's first record is; SQLite has no function for that."""
+    return f"(instr(x'{_ALL_OCTETS}', substr(h.parts, {at + 1}, 1)) - 1)"
+
+
+_BODY_START: Final = f"iif(substr(h.parts, {BODY_START_AT + 3}, 2) = x'0000', {_octet(BODY_START_AT)} + 256 * {_octet(BODY_START_AT + 1)}, {HEAD_OCTETS})"
 _DATA: Final = "c.data"
-_HEADER: Final = (
-    f"substr(c.data, 1, ifnull(min(nullif(instr(c.data, x'0d0a0d0a'), 0) + 3, {HEAD_OCTETS}), {HEAD_OCTETS}))"
-)
+_HEADER: Final = f"substr(c.data, 1, min({_BODY_START}, {HEAD_OCTETS}))"
 
 
 def _query(data: str) -> str:
