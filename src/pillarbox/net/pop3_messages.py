@@ -1,4 +1,4 @@
-"""What a POP3 session reads from the store at its beginning, and how it reads a large message."""
+"""What a POP3 session reads from the store: INBOX at its beginning, then messages, large ones in pieces."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from array import array
 from collections.abc import AsyncIterator
 from typing import Final
 
+from pillarbox.mail.metrics import Log
+from pillarbox.model.errors import NoSuchAccount, NoSuchMailbox, NoSuchMessage, Trouble
 from pillarbox.model.ids import AccountId
-from pillarbox.model.uids import ALL
+from pillarbox.model.uids import ALL, UidSet
 from pillarbox.net.pop3_reader import Reader
 from pillarbox.protocol.pop3.content import Stuffer, Top
+from pillarbox.protocol.pop3.events import Retrieve
 from pillarbox.protocol.pop3.maildrop import Maildrop
+from pillarbox.protocol.pop3.server import Pop3Server
 from pillarbox.protocol.pop3.surrogate import Surrogate
 from pillarbox.store.api import Email, Mailboxes
 
 PIECE_OCTETS: Final = 64 * 1024
+UPCOMING: Final = 64
+"""Messages read together for a client that pipelines."""
 
 
 async def open_inbox(mailboxes: Mailboxes, account: AccountId, utf8: bool) -> tuple[Maildrop, Reader]:
@@ -29,6 +35,38 @@ async def open_inbox(mailboxes: Mailboxes, account: AccountId, utf8: bool) -> tu
             emails.extend(piece.placements.emails)
     maildrop = Maildrop(mailbox.uidvalidity, uids, sizes)
     return maildrop, Reader(mailboxes, account, mailbox.id, emails, maildrop, modseq, utf8=utf8)
+
+
+async def look_up(reader: Reader, core: Pop3Server, asked: Retrieve) -> bytes | LargeMessage:
+    """The message as it is sent, others read with it; or, if it is large, its beginning.
+
+    Raises NoSuchMessage, DamagedMessage, Trouble, NoSuchAccount, NoSuchMailbox.
+    """
+    maildrop = core.maildrop
+    if maildrop is None or maildrop.find(asked.index + 1) is None:  # so the last refresh has learnt
+        raise NoSuchMessage
+    found = await reader.find(asked.index, asked.lines, core.upcoming(UPCOMING))
+    if found is None:
+        raise NoSuchMessage
+    if isinstance(found, bytes):
+        return found
+    try:
+        large = LargeMessage(await reader.open(found), asked.lines, utf8=core.utf8)
+        await large.begin()
+    except NoSuchMessage:
+        reader.gone(asked.index)
+        raise
+    return large
+
+
+async def remove(reader: Reader, uids: UidSet, account: AccountId, log: Log) -> bool:
+    """Expunge these messages, all or none; says if it was done."""
+    try:
+        await reader.expunge(uids)
+    except (Trouble, NoSuchAccount, NoSuchMailbox) as error:
+        log.error("cannot remove messages", account=account, error=repr(error))
+        return False
+    return True
 
 
 class LargeMessage:

@@ -28,7 +28,10 @@ def _octet(at: int) -> str:
     return f"(instr(x'{_ALL_OCTETS}', substr(h.parts, {at + 1}, 1)) - 1)"
 
 
-_BODY_START: Final = f"iif(substr(h.parts, {BODY_START_AT + 3}, 2) = x'0000', {_octet(BODY_START_AT)} + 256 * {_octet(BODY_START_AT + 1)}, {HEAD_OCTETS})"
+_BODY_START: Final = (
+    f"iif(substr(h.parts, {BODY_START_AT + 3}, 2) = x'0000', "
+    f"{_octet(BODY_START_AT)} + 256 * {_octet(BODY_START_AT + 1)}, {HEAD_OCTETS})"
+)
 _DATA: Final = "c.data"
 _HEADER: Final = f"substr(c.data, 1, min({_BODY_START}, {HEAD_OCTETS}))"
 
