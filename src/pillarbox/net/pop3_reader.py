@@ -63,6 +63,7 @@ class Reader:
         "_coming",
         "_emails",
         "_head_octets",
+        "_is_due",
         "_last",
         "_mailbox",
         "_mailboxes",
@@ -105,6 +106,8 @@ class Reader:
         """Index of the first message after those that were read."""
         self._turn = -1
         """When this one is asked for, the next run is begun."""
+        self._is_due = False
+        """The next run is about to be begun."""
         self._window = 1
         self._head_octets = HEAD_OCTETS
         self.is_stale = False
@@ -117,7 +120,7 @@ class Reader:
     def forget(self) -> None:
         """Drop what was read ahead."""
         self._run = NOTHING
-        self._turn = -1
+        self._turn, self._is_due = -1, False
         if self._coming:
             self._coming.cancel()
             self._coming = None
@@ -171,7 +174,7 @@ class Reader:
             octets = doubled(octets)
         self._last = index
         if index == self._turn:
-            self._turn = -1
+            self._turn, self._is_due = -1, True
             asyncio.get_running_loop().call_soon(self._begin_next)  # when this one is sent
         return octets
 
@@ -181,6 +184,7 @@ class Reader:
         `upcoming`: indices that will be asked for next. Raises Trouble, NoSuchAccount, NoSuchMailbox.
         """
         found: bytes | None = None
+        self._begin_next()
         if self._coming:
             await asyncio.wait((self._coming,))
             self._turn_page()
@@ -237,7 +241,7 @@ class Reader:
 
     def _keep(self, run: Run) -> None:
         self._run = run
-        self._turn = -1
+        self._turn, self._is_due = -1, False
         if run.places:
             self._read_to = next(reversed(run.places)) + 1
             if self._window > 1:
@@ -256,8 +260,9 @@ class Reader:
 
     def _begin_next(self) -> None:
         """Read the run after this one, while this one is sent."""
-        if self._coming or not self._run.places:  # forgotten meanwhile
+        if not self._is_due:
             return
+        self._is_due = False
         heads_only = self._run.heads_only
         self._window = min(2 * self._window, _limit(heads_only))
         indices = self._bounded(self._maildrop.indices(self._read_to, self._window), heads_only)

@@ -33,7 +33,8 @@ _BODY_START: Final = (
     f"{_octet(BODY_START_AT)} + 256 * {_octet(BODY_START_AT + 1)}, {HEAD_OCTETS})"
 )
 _DATA: Final = "c.data"
-_HEADER: Final = f"substr(c.data, 1, min({_BODY_START}, {HEAD_OCTETS}))"
+_HEADER: Final = f"iif(length(c.data), substr(c.data, 1, min({_BODY_START}, {HEAD_OCTETS})), c.data)"
+"""To SQLite the first octets of nothing are NULL."""
 
 
 def _query(data: str) -> str:
