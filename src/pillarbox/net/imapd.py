@@ -45,6 +45,10 @@ WRITE_OCTETS: Final = 1 << 16
 KEEPALIVE_S: Final = 300
 TURN_S: Final = 0.01
 """A client that sends many commands at once lets others have their turn so often."""
+READY_S: Final = 0.005
+"""Answers to commands sent together go out together, but for a later one that takes its time they wait no longer."""
+ENDING_S: Final = 5.0
+"""A session that is ended while a command runs may answer it before its BYE; after so long it is just cut off."""
 LINGER_S: Final = 2.0
 """A connection that we ended is kept for so long, for the client to read our last words."""
 
@@ -162,7 +166,7 @@ class ImapListener:
         if running:
             await asyncio.wait(running, timeout=grace_s)
         for connection in list(self.sessions):
-            connection.say_bye(b"The server is going down.")
+            connection.say_bye(b"The server is going down.", at_once=True)
             connection.leave()
         gone = [c.gone for c in self.sessions]
         if gone:
@@ -179,6 +183,8 @@ class ImapConnection(asyncio.Protocol):
         "_admitted",
         "_closing",
         "_drained",
+        "_ending",
+        "_flushing",
         "_heard_s",
         "_held",
         "_loop",
@@ -211,6 +217,9 @@ class ImapConnection(asyncio.Protocol):
         now_s = self._service.clock.monotonic()
         self._heard_s = self._said_s = self._polled_s = now_s
         self._paused_s: float | None = None
+        self._flushing: asyncio.TimerHandle | None = None
+        self._ending: tuple[bytes, float] | None = None
+        """Our last words, for when the running command has been answered, and since when they wait."""
         self._admitted = self._closing = self._stopping = self._woken = False
         self._reading = True
         self.session = ImapSession(self._service, self, Session("imap", ""))
@@ -295,7 +304,7 @@ class ImapConnection(asyncio.Protocol):
 
     def _pump(self) -> None:
         """Begin to work, if there is something to do and nothing is being done."""
-        if self.task is not None or self._closing or self._stopping:
+        if self.task is not None or self._closing or self._stopping or self._ending:
             return
         event = self.session.core.next_event()
         if event is not None:
@@ -314,8 +323,14 @@ class ImapConnection(asyncio.Protocol):
                 raise
         finally:
             self.task = None
+            if self._flushing:
+                self._flushing.cancel()
+                self._flushing = None
             if self.gone.done():
                 self.session.lost()
+            elif self._ending and not self._closing:
+                self.write(self._ending[0])
+                self.close()
             else:
                 self._flush()
                 self._pump()
@@ -325,6 +340,8 @@ class ImapConnection(asyncio.Protocol):
         turn_s = self._service.clock.monotonic()
         while event is not None and not self._closing:
             self._said_s = self._service.clock.monotonic()
+            if self._out and self._flushing is None:
+                self._flushing = self._loop.call_later(READY_S, self._flush_ready)
             await self.session.answer(event)
             self._said_s = self._service.clock.monotonic()
             if len(self._out) > WRITE_OCTETS:
@@ -333,7 +350,12 @@ class ImapConnection(asyncio.Protocol):
                 await asyncio.sleep(0)
                 turn_s = self._service.clock.monotonic()
             self._flow()
-            event = None if self._closing or self._stopping else self.session.core.next_event()
+            ends = self._closing or self._stopping or self._ending
+            event = None if ends else self.session.core.next_event()
+
+    def _flush_ready(self) -> None:
+        self._flushing = None
+        self._flush()
 
     def wake(self) -> None:
         """The account has changed: an idle session tells of it."""
@@ -429,12 +451,20 @@ class ImapConnection(asyncio.Protocol):
 
     # --- what the listener asks
 
-    def say_bye(self, text: bytes, code: bytes = b"") -> None:
-        """End the session. In the middle of an answer nothing can be said any more: the connection just ends."""
+    def say_bye(self, text: bytes, code: bytes = b"", at_once: bool = False) -> None:
+        """End the session, a running command answered before it. `at_once` it is not waited for: in the middle of an
+        answer nothing can be said any more, the connection just ends."""
         if self._closing:
             return
         if self.task is None:
             self.write(bye(text, code))
+            self.close()
+        elif at_once:
+            self._cut_off()
+        elif self._ending is None:
+            self._ending = bye(text, code), self._service.clock.monotonic()
+
+    def _cut_off(self) -> None:
         self.close()
         if self.task is not None:
             self.task.cancel()
@@ -455,6 +485,8 @@ class ImapConnection(asyncio.Protocol):
             unread = self._transport is not None and self._transport.get_write_buffer_size()
             if now_s - self._said_s > (limits.write_stall_s if unread else LINGER_S):
                 self.abort()
+        elif self._ending and now_s - self._ending[1] > ENDING_S:
+            self._cut_off()
         elif self._paused_s is not None:
             if now_s - self._paused_s > limits.write_stall_s:
                 self.abort()
