@@ -24,7 +24,7 @@ from pillarbox.model.settings import Limits, Listener, Settings
 from pillarbox.model.status import Status
 from pillarbox.model.uids import UidSet
 from pillarbox.net.pop3d import Pop3Listener
-from pillarbox.store.api import Changes, Joined, Signals, Slice, Store
+from pillarbox.store.api import Bundle, Changes, Signals, Slice, Store
 
 PASSWORD = "secret word"
 ADA = Account(AccountId("0" * 26), Address("ada", "pillarbox.test"), "active")
@@ -90,7 +90,7 @@ class FakeMailboxes:
             await asyncio.sleep(0)
             yield Slice(piece, forms)
 
-    async def joined(self, account: AccountId, emails: Sequence[int], heads_only: bool = False) -> Joined:
+    async def bundle(self, account: AccountId, emails: Sequence[int], heads_only: bool = False) -> Bundle:
         if self.fails:
             raise self.fails
         await asyncio.sleep(0)
@@ -105,7 +105,7 @@ class FakeMailboxes:
             starts.append(octets.find(b"\n\r\n") + 3 if octets is not None and self.knows_parts else 0)
             found.append(octets if octets is not None and here else b"")
         whole = b"".join(found)
-        return Joined(self.change, whole, sizes, starts, b"\n." in whole or any(o.startswith(b".") for o in found))
+        return Bundle(self.change, whole, sizes, starts, b"\n." in whole or any(o.startswith(b".") for o in found))
 
     async def open(self, account: AccountId, email: int) -> FakeEmail:
         if email - 100 not in self.messages:

@@ -13,7 +13,7 @@ import pytest
 from net.pop3_world import FakeMailboxes, World
 from pillarbox.net import pop3_reader
 from pillarbox.protocol.pop3.content import top
-from pillarbox.store.api import Joined
+from pillarbox.store.api import Bundle
 
 Story = Callable[[World], Coroutine[Any, Any, None]]
 
@@ -88,16 +88,16 @@ def test_what_was_read_ahead_is_not_served_after_it_was_expunged(tmp_path: Path)
 def test_what_is_expunged_while_it_is_read_is_not_served(tmp_path: Path) -> None:
     """The read itself tells that the account has changed, before any signal does."""
     mailboxes = FakeMailboxes(*messages(20, random.Random(2)))
-    read = mailboxes.joined
+    read = mailboxes.bundle
 
-    async def joined(*said: Any, **more: Any) -> Joined:
+    async def bundle(*said: Any, **more: Any) -> Bundle:
         found = await read(*said, **more)
         if mailboxes.fetches == ["9"]:
             mailboxes.expunge_elsewhere(9)
-            return Joined(mailboxes.change, found.octets, found.sizes, found.body_starts, found.dotted)
+            return Bundle(mailboxes.change, found.octets, found.sizes, found.body_starts, found.dotted)
         return found
 
-    mailboxes.joined = joined  # type: ignore[method-assign]
+    mailboxes.bundle = bundle  # type: ignore[method-assign]
 
     async def story(world: World) -> None:
         client = await world.client()
@@ -109,14 +109,14 @@ def test_what_is_expunged_while_it_is_read_is_not_served(tmp_path: Path) -> None
 def test_a_run_is_bounded(tmp_path: Path) -> None:
     """Two runs of 256 KiB at most are read for a client, however large its messages and however many it asks for."""
     mailboxes = FakeMailboxes(*[b"Subject: %d\r\n\r\n" % i + b"x" * 60_000 + b"\r\n" for i in range(40)])
-    read, sizes = mailboxes.joined, []
+    read, sizes = mailboxes.bundle, []
 
-    async def joined(*said: Any, **more: Any) -> Joined:
+    async def bundle(*said: Any, **more: Any) -> Bundle:
         found = await read(*said, **more)
         sizes.append(len(found.octets))
         return found
 
-    mailboxes.joined = joined  # type: ignore[method-assign]
+    mailboxes.bundle = bundle  # type: ignore[method-assign]
 
     async def story(world: World) -> None:
         client = await world.client()

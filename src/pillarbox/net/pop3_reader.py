@@ -18,7 +18,7 @@ from pillarbox.model.uids import UidSet
 from pillarbox.protocol.pop3.content import doubled, top
 from pillarbox.protocol.pop3.maildrop import Maildrop
 from pillarbox.protocol.pop3.surrogate import surrogate
-from pillarbox.store.api import Email, Joined, Mailboxes
+from pillarbox.store.api import Bundle, Email, Mailboxes
 
 MAX_AHEAD: Final = 64
 MAX_HEADS_AHEAD: Final = 128
@@ -275,7 +275,7 @@ class Reader:
             emails = self._emails[indices.start : indices.stop]
         else:
             emails = array("Q", [self._emails[index] for index in indices])
-        found = await self._mailboxes.joined(self._account, emails, heads_only)
+        found = await self._mailboxes.bundle(self._account, emails, heads_only)
         await self._catch_up(found.modseq)
         if heads_only:
             self._head_octets = max(1, len(found.octets) // len(emails))
@@ -286,7 +286,7 @@ def _limit(heads_only: bool) -> int:
     return MAX_HEADS_AHEAD if heads_only else MAX_AHEAD
 
 
-def _run(indices: Sequence[int], found: Joined, heads_only: bool) -> Run:
+def _run(indices: Sequence[int], found: Bundle, heads_only: bool) -> Run:
     sizes, octets = found.sizes, found.octets
     ends = [*accumulate(sizes if min(sizes) >= 0 else [max(0, size) for size in sizes])]
     places = dict(zip(indices, range(len(indices)), strict=True))

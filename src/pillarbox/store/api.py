@@ -100,7 +100,7 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class Bundle:
     """Emails that were read together: prefix and content of each, one after the other in `octets`."""
 
     modseq: int
@@ -212,7 +212,7 @@ class Mailboxes(Protocol):
         """Messages in ascending order of UID, in slices of about 1,000 (fewer where `data` is asked for, so that a
         slice is some 256 KiB), no lock or transaction held between slices. Missing UIDs are left out."""
 
-    async def joined(self, account: AccountId, emails: Sequence[int], heads_only: bool = False) -> Joined:
+    async def bundle(self, account: AccountId, emails: Sequence[int], heads_only: bool = False) -> Bundle:
         """Many emails as a client downloads them, in one read. `heads_only`: each to the end of its header or somewhat
         further, and no more than 16 KiB of its content. The caller bounds the octets by what it knows of the sizes."""
 

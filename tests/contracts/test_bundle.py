@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pillarbox.model.ids import EmailId
-from pillarbox.store.api import Joined, NewEmail, Store
+from pillarbox.store.api import Bundle, NewEmail, Store
 
 from .engines import Engine
 from .test_mailboxes import with_account
@@ -21,7 +21,7 @@ CONTENTS = [
 PREFIX = b"Delivered-To: ada\r\n"
 
 
-def pieces(found: Joined) -> list[bytes | None]:
+def pieces(found: Bundle) -> list[bytes | None]:
     """Each email by itself."""
     cut: list[bytes | None] = []
     at = 0
@@ -40,22 +40,22 @@ def test_emails_are_joined_in_the_order_asked_for(engine: Engine) -> None:
         filed = await store.mailboxes.append(account, inbox, emails)
         numbers = [headline.email for headline in filed]
         order = [numbers[3], numbers[0], 9999, *numbers[1:3], *numbers[4:]]
-        found = await store.mailboxes.joined(account, order)
+        found = await store.mailboxes.bundle(account, order)
         wanted = [CONTENTS[3], CONTENTS[0], None, *CONTENTS[1:3], *CONTENTS[4:]]
         assert pieces(found) == [octets if octets is None else PREFIX + octets for octets in wanted]
         assert found.modseq == await store.mailboxes.modseq(account)
         assert found.dotted
         starts = found.body_starts
         assert starts[1] == len(PREFIX + HEADER % 1) and starts[4] == len(PREFIX) + 2
-        assert (await store.mailboxes.joined(account, numbers[:1])).dotted is False
-        assert pieces(await store.mailboxes.joined(account, ())) == []
+        assert (await store.mailboxes.bundle(account, numbers[:1])).dotted is False
+        assert pieces(await store.mailboxes.bundle(account, ())) == []
 
         writer = store.blobs.writer()
         writer.write(large)
         await writer.drain()
         content = await writer.finish()
         [there] = await store.mailboxes.append(account, inbox, [NewEmail(EmailId(engine.id()), content)])
-        assert pieces(await store.mailboxes.joined(account, [there.email, numbers[0]])) == [None, PREFIX + CONTENTS[0]]
+        assert pieces(await store.mailboxes.bundle(account, [there.email, numbers[0]])) == [None, PREFIX + CONTENTS[0]]
 
     engine.run(story)
 
@@ -65,7 +65,7 @@ def test_only_heads(engine: Engine) -> None:
         account, inbox = await with_account(engine, store)
         emails = [engine.email(octets=octets, prefix=PREFIX) for octets in CONTENTS]
         filed = await store.mailboxes.append(account, inbox, emails)
-        found = await store.mailboxes.joined(account, [headline.email for headline in filed], heads_only=True)
+        found = await store.mailboxes.bundle(account, [headline.email for headline in filed], heads_only=True)
         heads = pieces(found)
         for octets, head, start in zip(CONTENTS, heads, found.body_starts, strict=True):
             assert head is not None, octets[:100]

@@ -14,7 +14,7 @@ from typing import Final
 import apsw
 
 from pillarbox.message.section import BODY_START_AT, RECORD_OCTETS, all_without_dots, body_starts
-from pillarbox.store.api import Joined
+from pillarbox.store.api import Bundle
 from pillarbox.store.sqlite.files import Db
 
 HEAD_OCTETS: Final = 16 * 1024
@@ -45,7 +45,8 @@ SELECT (SELECT modseq FROM meta), count(*), group_concat(ifnull(length(x), -1)),
 FROM (
     SELECT ifnull(h.prefix, x'') AS prefix, CAST(ifnull(h.prefix, x'') || {data} AS BLOB) AS x,
         ifnull(substr(h.parts, 1, {RECORD_OCTETS}), zeroblob({RECORD_OCTETS})) AS parts
-    FROM carray(?) a LEFT JOIN head h ON h.id=a.value LEFT JOIN content c ON c.id=a.value LIMIT -1
+    FROM carray(?) a LEFT JOIN head h ON h.id=a.value
+        LEFT JOIN content c ON c.id=a.value LIMIT -1
 )"""
 
 
@@ -53,10 +54,10 @@ _WHOLE: Final = _query(_DATA)
 _HEADS: Final = _query(_HEADER)
 
 
-def joined(db: Db, emails: Sequence[int], heads_only: bool) -> Joined:
-    """See `api.Mailboxes.joined`."""
+def bundle(db: Db, emails: Sequence[int], heads_only: bool) -> Bundle:
+    """See `api.Mailboxes.bundle`."""
     if not emails:
-        return Joined(0, b"", [], [], False)
+        return Bundle(0, b"", [], [], False)
     numbers = apsw.carray(memoryview(emails if isinstance(emails, array) else array("Q", emails)).cast("B").cast("q"))
     rows = db.execute(_HEADS if heads_only else _WHOLE, (numbers,)).fetchall()
     [(modseq, count, listed, octets, prefixes, parts)] = rows
@@ -66,4 +67,4 @@ def joined(db: Db, emails: Sequence[int], heads_only: bool) -> Joined:
         raise apsw.CorruptError("emails read together do not add up")
     starts = body_starts(parts)
     starts = [*map(add, map(int, prefixes.split(",")), starts)] if len(starts) == count else [0] * count
-    return Joined(modseq, octets, sizes, starts, not all_without_dots(parts))
+    return Bundle(modseq, octets, sizes, starts, not all_without_dots(parts))
