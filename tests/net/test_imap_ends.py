@@ -109,6 +109,7 @@ def test_case_191_the_kernel_looks_for_peers_that_vanished(tmp_path):
         accepted, _ = listening.accept()
         with accepted:
             assert _vanished_after_s(accepted) <= 20 * 60
+            assert 0 < accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 35 * 60 * 1000
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
     async def story(world: World) -> None:
