@@ -100,6 +100,21 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Bundle:
+    """Emails that were read together: prefix and content of each, one after the other in `octets`."""
+
+    modseq: int
+    """The account's at the moment of reading."""
+    octets: bytes
+    sizes: list[int]
+    """Of each in `octets`; -1: it is not there, because it is large, or gone."""
+    body_starts: list[int]
+    """Where the body begins in each, prefix included, as the parser found it; a hint, 0 if it is not known."""
+    dotted: bool
+    """A line of one of them may begin with a dot."""
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What became of a mailbox after a modseq: its row now, changed or new placements, UIDs expunged since."""
 
@@ -196,6 +211,10 @@ class Mailboxes(Protocol):
     ) -> AsyncIterator[Slice]:
         """Messages in ascending order of UID, in slices of about 1,000 (fewer where `data` is asked for, so that a
         slice is some 256 KiB), no lock or transaction held between slices. Missing UIDs are left out."""
+
+    async def bundle(self, account: AccountId, emails: Sequence[int], heads_only: bool = False) -> Bundle:
+        """Many emails as a client downloads them, in one read. `heads_only`: each to the end of its header or somewhat
+        further, and no more than 16 KiB of its content. The caller bounds the octets by what it knows of the sizes."""
 
     async def open(self, account: AccountId, email: int) -> Email:
         """For reading sections of one email. Raises NoSuchMessage."""
