@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
@@ -9,11 +10,13 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from pillarbox.app.board import ReloadBoard
 from pillarbox.net.tls import make_self_signed
 
 from .conftest import Shell, edit
@@ -111,6 +114,22 @@ def test_case_245_if_one_worker_cannot_take_it_over_none_does(shell: Shell) -> N
         assert shell("reload").code == 0
         assert announced(host, 30) == {1_000_000}
         assert server.stop() == 0
+
+
+def test_processes_that_read_something_else_or_do_not_answer_stop_a_reload() -> None:
+    board, seen = ReloadBoard(2), bytes(range(32))
+
+    def work(digest: bytes) -> bool:
+        return asyncio.run(board.decided(0, digest))
+
+    with ThreadPoolExecutor(1) as pool:
+        calls = []
+        assert board.agree(seen, lambda: calls.append(pool.submit(work, bytes(32))) or [0]).startswith("1 of 1")
+        assert calls[0].result() is False
+        assert board.agree(seen, lambda: calls.append(pool.submit(work, seen)) or [0, 1], 0.1).startswith("1 of 2")
+        assert calls[1].result() is False  # ready, but another was not
+        assert board.agree(seen, lambda: calls.append(pool.submit(work, seen)) or [0], 0.1) == ""
+        assert calls[2].result() is True
 
 
 class Handshake:
