@@ -35,6 +35,8 @@ def test_a_range_is_a_piece_of_the_whole(pieces: list[bytes], offset: int, lengt
         check(path, hashlib.sha256(octets).digest())
         assert read_range(path, 0, 1 << 62) == octets
         assert read_range(path, offset, length) == octets[offset : offset + length]
+        with pytest.raises(DamagedMessage):  # whole, but another one
+            check(path, hashlib.sha256(octets + b"x").digest())
 
 
 @settings(max_examples=150, deadline=None)
