@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import signal
 import socket
@@ -12,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -36,12 +37,21 @@ _PORTS = {
 }
 _START_S = 60.0
 _networks = count(1)
+_crowd = count(0)
 
 
 def fresh_source() -> str:
     """A loopback address in a /21 that no connection came from yet."""
     number = next(_networks)
+    assert number < 190 * 32
     return f"127.{10 + number // 32}.{number % 32 * 8}.1"
+
+
+def many_sources(count: int) -> list[str]:
+    """Addresses that no connection came from yet, few in any network: each is far below every limit."""
+    numbers = [next(_crowd) for _ in range(count)]
+    assert numbers[-1] < 55 * 512
+    return [f"127.{200 + n // 512}.{n // 16 % 32 * 8}.{1 + n % 16}" for n in numbers]
 
 
 class Line:
@@ -123,16 +133,23 @@ class Line:
 
 
 class World:
-    """A home with users ada, bob and eve, and the server that serves it."""
+    """A home with users, and the server that serves it. `limits` are lines of the configuration."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        users: Sequence[str] = ("ada", "bob", "eve"),
+        limits: str = "greeting_wait_s = 0",
+        level: str = "debug",
+    ) -> None:
+        self._limits, self._level = limits, level
         self.home = folder / "home"
         self.log = folder / "log"
         self.port: dict[str, int] = {}
         self.command("init", "--hostname", f"mx.{DOMAIN}", "--postmaster", f"ada@{DOMAIN}")
         (self.home / "pillarbox.toml").write_text(self._configuration())
         self.command("domain", "add", DOMAIN)
-        self.command("user", "add", "-", stdin="".join(f"{u}@{DOMAIN} {PASSWORD}\n" for u in ("ada", "bob", "eve")))
+        self.command("user", "add", "-", stdin="".join(f"{u}@{DOMAIN} {PASSWORD}\n" for u in users))
         self._process = subprocess.Popen([sys.executable, "-m", "pillarbox", "--home", str(self.home), "serve"])
         self.pid = self._process.pid
         deadline_s = time.monotonic() + _START_S
@@ -142,8 +159,8 @@ class World:
 
     def _configuration(self) -> str:
         text = [f'hostname = "mx.{DOMAIN}"', f'postmaster = "ada@{DOMAIN}"', "workers = 1", "scram_iterations = 4096"]
-        text += ["[limits]", "greeting_wait_s = 0"]
-        text += ["[log]", f'file = "{self.log}"', 'format = "json"', 'level = "debug"']
+        text += ["[limits]", self._limits]
+        text += ["[log]", f'file = "{self.log}"', 'format = "json"', f'level = "{self._level}"']
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in _PORTS]
         for sock, (name, (protocol, tls, cleartext)) in zip(sockets, _PORTS.items(), strict=True):
             self.port[name] = sock.getsockname()[1]
@@ -171,6 +188,15 @@ class World:
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())
         assert found
         return int(found[1])
+
+    def cpu_s(self) -> float:
+        """Seconds of a processor that the server has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def descriptors(self) -> int:
+        """How many files and connections the server has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def stop(self) -> None:
         """Ask it to end. No input may have made it stumble: there is no trace of an exception in the log."""

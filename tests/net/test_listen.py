@@ -104,6 +104,40 @@ def test_case_014_out_of_descriptors(new_loop: object, monkeypatch: pytest.Monke
     _run(new_loop, story())
 
 
+@pytest.mark.parametrize("new_loop", LOOPS)
+def test_case_014_listening_begins_without_a_free_descriptor(new_loop: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pillarbox.net.listen.PAUSE_S", 0.05)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def story() -> None:
+        sock = bind_tcp("127.0.0.1", 0)
+        acceptor = Acceptor(sock, Greeter)
+        client = socket.socket()
+        used = {int(name) for name in os.listdir("/proc/self/fd")}
+        spare = [os.dup(sock.fileno()) for _ in range(max(used) - len(used) + 1)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(used) + 1, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    spare.append(os.dup(sock.fileno()))
+            acceptor.start()
+            client.connect(sock.getsockname())  # to the backlog
+            before_s = time.process_time()
+            await asyncio.sleep(0.3)
+            assert time.process_time() - before_s < 0.1  # no busy loop
+        finally:
+            for descriptor in spare:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        reader, writer = await asyncio.open_connection(*sock.getsockname())
+        assert await asyncio.wait_for(reader.read(), 10) == b"hello"
+        writer.close()
+        acceptor.close()
+        client.close()
+
+    _run(new_loop, story())
+
+
 def test_case_090_half_handshakes_have_a_cap_and_a_deadline(tmp_path: Path) -> None:
     certificate, key = tmp_path / "c", tmp_path / "k"
     ensure_self_signed(certificate, key, ["x.test"], time.time())

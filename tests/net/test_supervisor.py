@@ -64,7 +64,7 @@ def test_a_socket_in_the_file_system_is_shared(tmp_path: Path) -> None:
 
 def test_backoff_begins_with_the_third_death_in_ten_seconds() -> None:
     worker = Worker("front-1", lambda: 0)
-    supervisor = Supervisor([worker], in_child=lambda: None, reload=lambda: True, ready=lambda: None)
+    supervisor = Supervisor([worker], in_child=lambda: None, reload=lambda call: None, ready=lambda: None)
     delays = []
     for _ in range(5):
         before = time.monotonic()
@@ -92,7 +92,7 @@ def test_a_worker_that_ends_is_started_again_until_told_to_stop(tmp_path: Path) 
     pid = os.fork()
     if not pid:
         worker = Worker("front-1", work)
-        os._exit(Supervisor([worker], in_child=lambda: None, reload=lambda: True, ready=lambda: None).run())
+        os._exit(Supervisor([worker], in_child=lambda: None, reload=lambda call: None, ready=lambda: None).run())
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert len(set(lives.read_text().splitlines())) == 3
 

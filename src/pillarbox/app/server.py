@@ -20,7 +20,10 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from pillarbox.app.roles import Plan, Process, reopen_log
+from pillarbox.app.board import ReloadBoard
+from pillarbox.app.outcome import tell_outcome
+from pillarbox.app.plan import Plan, keep_fixed
+from pillarbox.app.roles import Process, reopen_log
 from pillarbox.cli.program import CONFIG, NO_INPUT, NO_PERMISSION, TEMPORARY, UNAVAILABLE, CommandError
 from pillarbox.config import ConfigError, effective_listeners, read_settings
 from pillarbox.log import configure_logs
@@ -73,6 +76,7 @@ class Server:
         self._config = config
         self._say = say
         self._settings = read_settings(config)
+        self._board: ReloadBoard | None = None
 
     def run(self) -> int:
         """Until told to stop; the exit code. Raises ConfigError, CommandError."""
@@ -109,16 +113,23 @@ class Server:
 
     def _supervise(self, plan: Plan, fronts: list[Bound], metrics: Bound, pid_file: PidFile) -> int:
         latest = [plan]
+        board = self._board = ReloadBoard(len(fronts) + 1)
+        plan.board = board
 
-        def reload() -> bool:
+        def reload(call: Callable[[], list[int]]) -> None:
             try:
-                latest[0] = latest[0].read()
-            except (ConfigError, PillarboxError, CommandError, OSError) as error:
-                log.error("reload refused, the old configuration stays", error=str(error))
-                return False
-            reopen_log(latest[0].settings, "")
-            log.info("configuration is right, workers take it over")
-            return True
+                new = latest[0].read()
+                error = board.agree(new.digest(), call)
+            except (ConfigError, PillarboxError, CommandError, OSError) as trouble:
+                error = str(trouble)
+            if error:
+                log.error("reload refused, the old configuration stays", error=error)
+                tell_outcome(self._home, error)
+                return
+            latest[0] = new
+            reopen_log(new.settings, "")
+            log.info("all processes have the new configuration")
+            tell_outcome(self._home, "", new.needs_restart)
 
         def front(number: int) -> Callable[[], int]:
             def work() -> int:
@@ -197,20 +208,16 @@ class Server:
 
     def _plan(self, numbers: SharedNumbers) -> Plan:
         """What the processes are to do, by the configuration as it is read now. Raises ConfigError, PillarboxError."""
-        settings = read_settings(self._config)
-        if settings.listeners != self._settings.listeners or settings.workers != self._settings.workers:
-            log.warning("listeners and workers are taken over by a restart only")
-        settings = replace(
-            settings,
-            hostname=settings.hostname or machine_name(),
-            listeners=effective_listeners(self._settings),
-            workers=self._settings.workers,
-        )
+        settings, needs_restart = keep_fixed(self._settings, read_settings(self._config))
+        settings = replace(settings, hostname=settings.hostname or machine_name())
         check_modes(self._home, settings)
         certificate, key = certificate_files(self._home, settings)
         ServerTls(certificate, key, settings.tls.min_version)
         workers = settings.workers or len(os.sched_getaffinity(0))
-        return Plan(self._home, settings, certificate, key, workers, numbers, lambda: self._plan(numbers))
+        return Plan(
+            self._home, settings, certificate, key, workers, numbers, lambda: self._plan(numbers), needs_restart,
+            self._board,
+        )  # fmt: skip
 
 
 def certificate_files(home: Path, settings: Settings) -> tuple[Path, Path]:

@@ -31,9 +31,11 @@ A space before the colon is obsolete syntax (RFC 5322 §4.5), and refused only f
 _LOOP: Final = Status(5, 4, 6)
 
 
-def check_header(message: Message) -> None:
-    """Refuse what readers would disagree on (5.6.0)."""
+def check_header(message: Message, submitted: bool = False) -> None:
+    """Refuse what readers would disagree on (5.6.0); two authors are no user's own mail (5.7.1; case 74)."""
     if message.defects:
+        if submitted and message.root.header.names.count(b"from") > 1:
+            raise Refused(Status(5, 7, 1), "author", "there are several From fields")
         for defect in message.defects:
             if defect in _REFUSED_DEFECTS and _is_in_header(message, defect):
                 raise Refused(_CONTENT, _REFUSED_DEFECTS[defect], f"the header is not acceptable ({defect.value})")
@@ -84,8 +86,7 @@ async def check_author(message: Message, account: Account, router: Router) -> No
     authors = message.root.header.names.count(b"from")
     if not authors:
         return
-    if authors > 1:
-        raise Refused(Status(5, 7, 1), "author", "there are several From fields")
+    assert authors == 1, "check_header has refused two"
     found = parse_addresses(message.root.values[b"from"])
     mailboxes = found.mailboxes
     if not mailboxes or found.defects:

@@ -278,7 +278,7 @@ class MailDesk:
 
         def work(octets: bytes) -> tuple[Message, bytes, WireForms]:
             message = scan(octets)
-            check_header(message)
+            check_header(message, submitted)
             added = b""
             if submitted:
                 name = f"{spool_id.hex()}@{self._hostname}"

@@ -141,7 +141,12 @@ class Acceptor:
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
     async def _listen(self) -> None:
+        """uvloop keeps one descriptor in reserve, from the moment it listens; without it, it would spin as soon as
+        descriptors run out. So it begins when one is free, and nothing can take it in between."""
         assert self._loop is not None
+        while not self._take_reserve():
+            await asyncio.sleep(PAUSE_S)
+        self._drop_reserve()
         self._server = await self._loop.create_server(self._factory, sock=self._socket, backlog=BACKLOG)
         self._watch()
 
@@ -152,8 +157,22 @@ class Acceptor:
         self._drop_reserve()
         self._pause = self._loop.call_later(PAUSE_S, self._watch)
 
+    @property
+    def handshakes(self) -> int:
+        """How many clients were accepted and are not with their protocol yet."""
+        return len(self._handshakes)
+
+    def retire(self) -> None:
+        """Accept no more, but let TLS handshakes that are in progress come to their end (case 243)."""
+        going_on, self._handshakes = self._handshakes, {}
+        self.close()
+        self._handshakes = going_on
+
     def close(self) -> None:
-        """Accept no more. The socket is closed here; where another process holds it too, it stays bound there."""
+        """Accept no more, and break off handshakes. The socket is closed here; where another process holds it too, it
+        stays bound there."""
+        for task in list(self._handshakes):
+            task.cancel()
         if self._loop is None:
             self._socket.close()
             return
@@ -168,8 +187,6 @@ class Acceptor:
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
-        for task in list(self._handshakes):
-            task.cancel()
         self._drop_reserve()
 
     def _accept(self) -> None:
@@ -196,7 +213,10 @@ class Acceptor:
         assert self._loop is not None
         task = self._loop.create_task(self._connect(connection))
         self._handshakes[task] = host
-        task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+        task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._handshakes.pop(task, None)
 
     def _make_room(self, host: str) -> bool:
         """Break off the oldest handshake of the host that has most of them, if this one has fewer: so that no host can
@@ -246,11 +266,13 @@ class Acceptor:
         if self._loop and self._socket.fileno() >= 0:
             self._loop.add_reader(self._socket.fileno(), self._accept)
 
-    def _take_reserve(self) -> None:
+    def _take_reserve(self) -> bool:
         try:
             self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             self._log("cannot accept", error=error.strerror, pause_s=PAUSE_S)
+            return False
+        return True
 
     def _drop_reserve(self) -> None:
         if self._reserve >= 0:

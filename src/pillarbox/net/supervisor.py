@@ -260,12 +260,12 @@ class Supervisor:
         workers: Sequence[Worker],
         *,
         in_child: Callable[[], None],
-        reload: Callable[[], bool],
+        reload: Callable[[Callable[[], list[int]]], None],
         ready: Callable[[], None],
         stop_s: float = STOP_S,
     ) -> None:
-        """`in_child` drops what is the supervisor's own; `reload` checks the new configuration, and says whether the
-        workers shall take it; `ready` is called when all have been started."""
+        """`in_child` drops what is the supervisor's own; `reload` checks the new configuration, and is given what calls
+        the workers to take it (and returns their places in `workers`); `ready` is called when all have been started."""
         self._workers = list(workers)
         self._in_child = in_child
         self._reload = reload
@@ -286,8 +286,8 @@ class Supervisor:
                 return self._stop()
             if number == signal.SIGHUP:
                 notify_systemd("RELOADING=1")
-                if self._reload():
-                    self._tell(signal.SIGHUP)
+                self._reap()  # the dead need not be waited for
+                self._reload(lambda: self._tell(signal.SIGHUP))
                 notify_systemd("READY=1")
             self._reap()
             now_s = time.monotonic()
@@ -352,11 +352,15 @@ class Supervisor:
         worker.due_s = now_s + delay_s
         _log.error("worker died", worker=worker.name, code=code, again_in_s=delay_s)
 
-    def _tell(self, number: signal.Signals) -> None:
-        for worker in self._workers:
+    def _tell(self, number: signal.Signals) -> list[int]:
+        """Send a signal to all workers that live; their places."""
+        told: list[int] = []
+        for place, worker in enumerate(self._workers):
             if worker.pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, number)
+                    told.append(place)
+        return told
 
     def _stop(self) -> int:
         """Let workers finish; kill those that do not."""
