@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
+from neighbours.processes import free_ports
 from pillarbox.app import Pillarbox
 from pillarbox.cli.main import main
 
@@ -161,10 +162,8 @@ class World:
         text = [f'hostname = "mx.{DOMAIN}"', f'postmaster = "ada@{DOMAIN}"', "workers = 1", "scram_iterations = 4096"]
         text += ["[limits]", self._limits]
         text += ["[log]", f'file = "{self.log}"', 'format = "json"', f'level = "{self._level}"']
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in _PORTS]
-        for sock, (name, (protocol, tls, cleartext)) in zip(sockets, _PORTS.items(), strict=True):
-            self.port[name] = sock.getsockname()[1]
-            sock.close()
+        for port, (name, (protocol, tls, cleartext)) in zip(free_ports(len(_PORTS)), _PORTS.items(), strict=True):
+            self.port[name] = port
             text += ["[[listeners]]", f'protocol = "{protocol}"', 'address = "127.0.0.1"', f'tls = "{tls}"']
             text += [f"port = {self.port[name]}", f"cleartext_login = {str(cleartext).lower()}"]
         return "\n".join(text) + "\n"

@@ -6,22 +6,12 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 START_S = 60.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has just now."""
-    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
 
 
 def children(pid: int) -> list[int]:

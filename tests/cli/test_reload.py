@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from neighbours.processes import free_ports
 from pillarbox.app.board import ReloadBoard
 from pillarbox.net.tls import make_self_signed
 
 from .conftest import Shell, edit
-from .server import children, free_ports, started
+from .server import children, started
 from .test_serve import Host, ready
 
 NOT_CHECKED = ssl.create_default_context()

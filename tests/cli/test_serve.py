@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from neighbours.processes import free_ports
+
 from .conftest import Shell, edit
-from .server import Running, children, free_ports, started
+from .server import Running, children, started
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -6,7 +6,9 @@ for processes by name.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,16 +23,18 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_ports(count: int, host: str = LOOPBACK) -> list[int]:
-    """Return `count` TCP ports that were free a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind((host, 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Return `count` TCP ports that were free a moment ago, all different, and that the system gives to nobody by
+    itself: a port from its own range may be a client's a moment later."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        first_given = int(file.read().split()[0])
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().randrange(min(10_000, first_given // 2), first_given)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind((host, port))
+            if port not in found:
+                found.append(port)
+    return found
 
 
 def until(said: str, ready: Callable[[], bool], timeout_s: float = 20.0, every_s: float = 0.05) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from neighbours.processes import free_ports
 from pillarbox.model.settings import Listener
 from pillarbox.net.supervisor import (
     AlreadyRunning,
@@ -24,11 +25,6 @@ from pillarbox.net.supervisor import (
     run_apart,
     running_pid,
 )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def test_a_home_is_held_by_one_process(tmp_path: Path) -> None:
@@ -45,7 +41,8 @@ def test_a_home_is_held_by_one_process(tmp_path: Path) -> None:
 
 
 def test_each_worker_has_sockets_of_its_own_on_the_same_ports() -> None:
-    listeners = [Listener("smtp", "127.0.0.1", free_port()), Listener("metrics", "127.0.0.1", free_port(), "none")]
+    smtp, metrics = free_ports(2)
+    listeners = [Listener("smtp", "127.0.0.1", smtp), Listener("metrics", "127.0.0.1", metrics, "none")]
     sets = bind_all(listeners, 3)
     names = {sock.getsockname() for bound in sets for _, sock in bound}
     assert [len(bound) for bound in sets] == [1, 1, 1] and len(names) == 1
