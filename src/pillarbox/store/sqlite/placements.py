@@ -109,8 +109,8 @@ def append(db: Db, mailbox: int, new: Placements) -> None:
         if len(tail.columns) < TAIL:
             at, rows = tail.at, tail.columns
             extend(rows, new)
-            if len(rows) > TAIL:
-                at, rows = _join_left(db, low, at, rows)
+    if len(rows) >= TAIL:
+        at, rows = _join_left(db, low, at, rows)
     start = 0
     while start < len(rows):
         piece = rows
@@ -122,7 +122,7 @@ def append(db: Db, mailbox: int, new: Placements) -> None:
 
 
 def _join_left(db: Db, low: int, at: int, rows: Placements) -> tuple[int, Placements]:
-    """Join a chunk that has outgrown the tail to its left neighbour, if there is room."""
+    """Join a chunk that is no small tail any more to its left neighbour, if there is room."""
     left = db.execute("SELECT at, count FROM chunk WHERE at>=? AND at<? ORDER BY at DESC LIMIT 1", (low, at)).fetchall()
     if not left or left[0][1] + len(rows) > FULL:
         return at, rows
