@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -35,13 +36,14 @@ async def fetched(
 ) -> Slice:
     whole: list[Slice] = [piece async for piece in store.mailboxes.fetch(account, box, uids, columns, since)]
     joined = Slice(type(whole[0].placements)() if whole else (await store.mailboxes.uids(account, box))[1])
+    rows: list[tuple[Any, ...]] = []
     joined.placements.uids = joined.placements.uids[:0]
     joined.placements.flags = joined.placements.flags[:0]
     for piece in whole:
         joined.placements.uids += piece.placements.uids
         joined.placements.flags += piece.placements.flags
-        joined.forms += piece.forms
-    return joined
+        rows += piece.forms
+    return Slice.of_rows(joined.placements, rows)
 
 
 def test_a_new_account_has_the_standard_mailboxes(engine: Engine) -> None:

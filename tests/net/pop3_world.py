@@ -87,7 +87,7 @@ class FakeMailboxes:
                 if columns:
                     forms.append((octets[:7], octets[7:] if len(octets) <= LARGE else None))
             await asyncio.sleep(0)
-            yield Slice(piece, forms)
+            yield Slice.of_rows(piece, forms)
 
     async def open(self, account: AccountId, email: int) -> FakeEmail:
         if email - 100 not in self.messages:

@@ -41,6 +41,7 @@ def form(plan, in_row=True):
         "body": FORMS.body,
         "bodystructure": FORMS.bodystructure,
         "headers": FORMS.headers,
+        "field_codes": FORMS.field_codes,
         "parts": FORMS.parts,
         "prefix": PREFIX,
         "data": MESSAGE if in_row else None,
@@ -52,7 +53,7 @@ def answer(text, uid=False, in_row=True, read_only=False):
     plan = FetchPlan(items(text), uid, read_only)
     texts = [b"\\Seen", b"\\Seen"] if plan.needs_flags else []
     if not plan.needs_octets:
-        return plan.format_rows(range(1, 3), ROWS, texts, [form(plan)] * 2 if plan.columns else [])
+        return plan.format_rows(range(1, 3), ROWS, texts, [[value] * 2 for value in form(plan)])
     told = b""
     for index in range(2):
         text_of = texts[index] if texts else b""
@@ -149,6 +150,7 @@ def test_numbers_as_text(numbers: Sequence[int]) -> None:
 def test_fields_that_we_added_are_told_once():
     plan = FetchPlan(items(b"BODY.PEEK[HEADER.FIELDS (DELIVERED-TO DATE)]"), False)
     date = b"Date: Fri, 15 Jan 2027 08:00:00 +0000\r\n"
-    values = {"headers": date + FORMS.headers, "prefix": PREFIX + date}
-    told = plan.format_rows(range(1, 3), ROWS, [], [tuple(values[column] for column in plan.columns)] * 2)
+    forms = wire_forms(MESSAGE, PREFIX + date)
+    values = {"headers": forms.headers, "field_codes": forms.field_codes, "prefix": PREFIX + date}
+    told = plan.format_rows(range(1, 3), ROWS, [], [[values[column]] * 2 for column in plan.columns])
     assert told.count(PREFIX + date + b"\r\n") == 2 and told.count(date) == 2

@@ -25,9 +25,11 @@ from pillarbox.store.sqlite import bulk, mailboxes, placements
 from pillarbox.store.sqlite.files import Db
 from pillarbox.store.sqlite.mailboxes import Box, Meta
 
-EMAIL_COLUMNS: Final = (
-    "version, envelope, body, bodystructure, preview, subject, base_subject, sent_s, message_id, refs"
-)
+EMAIL_FORMS: Final = ("version", "bodystructure", "body", "parts")
+HEAD_FORMS: Final = (
+    "envelope", "headers", "field_codes", "preview", "subject", "base_subject", "sent_s", "message_id", "refs",
+)  # fmt: skip
+"""What the parser makes of a message, as the first columns of `email` and `head` after the id."""
 Filing = tuple[Box, NewEmail]
 
 
@@ -44,10 +46,15 @@ class Files:
         only become newer."""
 
 
-def form_columns(forms: WireForms) -> tuple[Any, ...]:
-    """Values for EMAIL_COLUMNS."""
+def email_forms(forms: WireForms) -> tuple[Any, ...]:
+    """Values for EMAIL_FORMS."""
+    return VERSION, forms.bodystructure, forms.body, forms.parts
+
+
+def head_forms(forms: WireForms) -> tuple[Any, ...]:
+    """Values for HEAD_FORMS."""
     return (
-        VERSION, forms.envelope, forms.body, forms.bodystructure, forms.preview, forms.subject, forms.base_subject,
+        forms.envelope, forms.headers, forms.field_codes, forms.preview, forms.subject, forms.base_subject,
         forms.sent_at, forms.message_id, " ".join(forms.references),
     )  # fmt: skip
 
@@ -141,9 +148,9 @@ def _file(db: Db, files: Files, meta: Meta, filings: Sequence[Filing], now_s: in
             octets = content.data
             forms = wire_forms(octets if octets is not None else read_whole(files.blobs, content), email.prefix)
         size = len(email.prefix) + content.size
-        columns = (email.id, size, content.sha256, 0 if in_row else 1)
-        email_rows.append((number, *form_columns(forms), *columns))
-        head_rows.append((number, email.prefix, forms.headers, forms.parts))
+        columns = (email.prefix, email.id, size, content.sha256, 0 if in_row else 1)
+        email_rows.append((number, *email_forms(forms), *columns))
+        head_rows.append((number, *head_forms(forms)))
         if in_row:
             content_rows.append((number, content.data))
         if box.id not in added:

@@ -19,24 +19,28 @@ from pillarbox.store.blobs.frames import read_whole
 from pillarbox.store.blobs.pool import INLINE_OCTETS
 from pillarbox.store.sqlite import lanes64, mailboxes, placements
 from pillarbox.store.sqlite.files import Db
-from pillarbox.store.sqlite.filing import EMAIL_COLUMNS, Files, form_columns
+from pillarbox.store.sqlite.filing import EMAIL_FORMS, HEAD_FORMS, Files, email_forms, head_forms
 from pillarbox.store.sqlite.mailboxes import Meta
 from pillarbox.store.sqlite.placements import Chunk, Spans
 
 _PLACES: Final = {
-    "envelope": "e.envelope", "body": "e.body", "bodystructure": "e.bodystructure", "preview": "e.preview",
-    "subject": "e.subject", "base_subject": "e.base_subject", "sent_s": "e.sent_s", "message_id": "e.message_id",
-    "references": "e.refs", "email_id": "e.email_id", "headers": "h.headers", "parts": "h.parts", "prefix": "h.prefix",
-    "data": "c.data",
+    "bodystructure": "e.bodystructure", "body": "e.body", "parts": "e.parts", "prefix": "e.prefix",
+    "email_id": "e.email_id", "envelope": "h.envelope", "headers": "h.headers", "field_codes": "h.field_codes",
+    "preview": "h.preview", "subject": "h.subject", "base_subject": "h.base_subject", "sent_s": "h.sent_s",
+    "message_id": "h.message_id", "references": "h.refs", "data": "c.data",
+}  # fmt: skip
+_TABLES: Final = {
+    "e": "email e", "h": "head h", "c": "content c", "eh": "email e JOIN head h ON h.id=e.id",
+    "ce": "email e LEFT JOIN content c ON c.id=e.id",
+    "ceh": "email e JOIN head h ON h.id=e.id LEFT JOIN content c ON c.id=e.id",
 }  # fmt: skip
 _DERIVED: Final = frozenset(_PLACES) - {"email_id", "prefix", "data"}
-_OF_HEAD: Final = frozenset(("headers", "parts", "prefix"))
-_IN_ONE: Final = frozenset(("envelope", "body", "bodystructure", "headers", "prefix"))
+_IN_ONE: Final = frozenset(("envelope", "body", "bodystructure", "headers", "field_codes", "prefix"))
 """Columns of octets in which a NUL is rare: they can be read joined."""
 MANY_RUNS: Final = 4096
 SLICE_OCTETS: Final = 256 * 1024
 AHEAD: Final = 8
-"""Slices without forms that are read in one go."""
+"""Chunks that are read in one go, if there are no more than SLICE_OCTETS in them."""
 Stale = list[tuple[int, WireForms]]
 
 
@@ -79,23 +83,19 @@ def _changed_spans(columns: Placements, where: Spans, since: int) -> Spans:
 
 def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) -> tuple[Slice, Stale]:
     """The asked-for columns of these placements; forms of an older parser are computed anew and returned as well."""
-    derived = not _DERIVED.isdisjoint(columns)
-    tables = "email e"
-    if not _OF_HEAD.isdisjoint(columns):
-        tables += " JOIN head h ON h.id=e.id"
-    if "data" in columns:
-        tables += " LEFT JOIN content c ON c.id=e.id"
     emails = found.emails
     run = (emails[0], emails[-1])
     is_run = _is_run(emails)
+    derived = not _DERIVED.isdisjoint(columns) and not (is_run and run in files.current)
+    aliases = {_PLACES[column][0] for column in columns} | ({"e"} if derived or "data" in columns else set())
+    tables = _TABLES["".join(sorted(aliases))]
+    id_ = f"{tables.split()[1]}.id"
     bindings: tuple[Any, ...] = run
-    if not is_run:
-        source = f"carray(?) a CROSS JOIN {tables} WHERE e.id=a.value"
-        bindings = (apsw.carray(memoryview(emails).cast("B").cast("q")),)
-    else:
-        derived = derived and run not in files.current
-        id_, tables = ("h.id", "head h") if not derived and _OF_HEAD.issuperset(columns) else ("e.id", tables)
+    if is_run:
         source = f"{tables} WHERE {id_} BETWEEN ? AND ? ORDER BY {id_}"
+    else:
+        source = f"carray(?) a CROSS JOIN {tables} WHERE {id_}=a.value"
+        bindings = (apsw.carray(memoryview(emails).cast("B").cast("q")),)
     if _IN_ONE.issuperset(columns):
         joined = _in_one(db, source, bindings, columns, len(emails), derived)
         if joined is not None:
@@ -116,14 +116,15 @@ def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) 
                 stale.append((emails[i], forms))
                 rows[i] = _renewed(row, columns, forms)
         rows = [row[:-1] for row in rows]
-    return Slice(found, rows), stale
+    return Slice.of_rows(found, rows), stale
 
 
 def _in_one(
     db: Db, source: str, bindings: tuple[Any, ...], columns: Sequence[str], count: int, derived: bool
-) -> list[tuple[Any, ...]] | None:
-    """The rows, joined to one by SQLite: it gives up Python's lock once for all and not for each row, so that the loop
-    sends one slice while the next is read. None if a row needs more care: a NUL octet in it, or an older parser's."""
+) -> list[Sequence[bytes]] | None:
+    """The columns, each joined to one text by SQLite: it gives up Python's lock once for all and not for each row, so
+    that the loop sends one slice while the next is read. None if a row needs more care: a NUL octet in it, or an older
+    parser's."""
     inner = ", ".join(f"{_PLACES[column]} AS c{i}" for i, column in enumerate(columns))
     outer = ", ".join(f"CAST(group_concat(c{i}, x'00') AS BLOB)" for i in range(len(columns)))
     if derived:
@@ -131,10 +132,10 @@ def _in_one(
     [(rows, *texts)] = db.execute(f"SELECT count(*), {outer} FROM (SELECT {inner} FROM {source})", bindings).fetchall()
     if rows != count or (derived and (texts.pop(0), texts.pop(0)) != (VERSION, VERSION)):
         return None
-    lists = [text.split(b"\0") for text in texts if text is not None]
+    lists: list[Sequence[bytes]] = [text.split(b"\0") for text in texts if text is not None]
     if len(lists) != len(columns) or any(len(texts) != count for texts in lists):
         return None
-    return [*zip(*lists, strict=True)]
+    return lists
 
 
 def _is_run(emails: array[int]) -> bool:
@@ -143,15 +144,14 @@ def _is_run(emails: array[int]) -> bool:
 
 
 def _renewed(row: tuple[Any, ...], columns: Sequence[str], forms: WireForms) -> tuple[Any, ...]:
-    fresh = dict(zip(EMAIL_COLUMNS.split(", "), form_columns(forms), strict=True))
-    fresh |= {"references": fresh["refs"], "headers": forms.headers, "parts": forms.parts}
+    fresh = dict(zip(EMAIL_FORMS + HEAD_FORMS, email_forms(forms) + head_forms(forms), strict=True))
+    fresh["references"] = fresh["refs"]
     return (*(fresh.get(column, old) for column, old in zip(columns, row, strict=False)), row[-1])
 
 
 def _compute(db: Db, files: Files, email: int) -> WireForms:
     for prefix, sha256, blob, data in db.execute(
-        "SELECT h.prefix, e.sha256, e.blob, c.data FROM email e JOIN head h ON h.id=e.id "
-        "LEFT JOIN content c ON c.id=e.id WHERE e.id=?",
+        "SELECT e.prefix, e.sha256, e.blob, c.data FROM email e LEFT JOIN content c ON c.id=e.id WHERE e.id=?",
         (email,),
     ):
         return wire_forms(read_whole(files.blobs, Content(sha256, 0, None)) if blob else data, prefix)
@@ -160,10 +160,11 @@ def _compute(db: Db, files: Files, email: int) -> WireForms:
 
 def renew_forms(db: Db, stale: Stale) -> None:
     """Keep forms that were computed anew."""
-    assignments = ", ".join(f"{column}=?" for column in EMAIL_COLUMNS.split(", "))
+    of_email = ", ".join(f"{column}=?" for column in EMAIL_FORMS)
+    of_head = ", ".join(f"{column}=?" for column in HEAD_FORMS)
     for email, forms in stale:
-        db.execute(f"UPDATE email SET {assignments} WHERE id=?", (*form_columns(forms), email))
-        db.execute("UPDATE head SET headers=?, parts=? WHERE id=?", (forms.headers, forms.parts, email))
+        db.execute(f"UPDATE email SET {of_email} WHERE id=?", (*email_forms(forms), email))
+        db.execute(f"UPDATE head SET {of_head} WHERE id=?", (*head_forms(forms), email))
 
 
 Fetched = tuple[list[Slice], "int | None", Stale]
@@ -225,7 +226,7 @@ OpenedRow = tuple[bytes, bytes, int, bytes, int, "bytes | None", int]
 def open_row(db: Db, email: int) -> OpenedRow:
     """What an opened email is read from. Raises NoSuchMessage."""
     for row in db.execute(
-        "SELECT h.prefix, h.parts, e.size, e.sha256, e.blob, c.data, e.version FROM email e JOIN head h ON h.id=e.id "
+        "SELECT e.prefix, e.parts, e.size, e.sha256, e.blob, c.data, e.version FROM email e "
         "LEFT JOIN content c ON c.id=e.id WHERE e.id=?",
         (email,),
     ):
