@@ -38,7 +38,7 @@ def test_forms_of_an_older_parser_are_made_anew_wherever_they_are(engine: Engine
         await store.mailboxes.create_account(account)
         inbox = (await store.mailboxes.status(account, "INBOX")).id
         await store.mailboxes.append(account, inbox, [engine.email(i) for i in range(3)])
-        columns = ("envelope", "bodystructure", "parts", "headers", "field_codes", "subject")
+        columns = ("envelope", "bodystructure", "parts", "headers", "field_codes", "subject", "body", "preview")
 
         async def forms(*asked: str) -> list[tuple[object, ...]]:
             return [form async for piece in store.mailboxes.fetch(account, inbox, ALL, asked) for form in piece.forms]
@@ -46,6 +46,7 @@ def test_forms_of_an_older_parser_are_made_anew_wherever_they_are(engine: Engine
         async def spoil() -> None:
             for sql in (
                 "UPDATE email SET version=0, bodystructure='', parts='' WHERE id=2",
+                "UPDATE content SET body='', preview='' WHERE id=2",
                 "UPDATE head SET envelope='', headers='', field_codes='', subject='' WHERE id=2",
             ):
                 await store._accounts.write(account, lambda db, sql=sql: db.execute(sql).fetchall())

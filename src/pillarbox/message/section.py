@@ -14,6 +14,7 @@ from struct import Struct, iter_unpack
 from typing import Final
 
 from pillarbox.message.scan import Kind, Message
+from pillarbox.model.joined import join
 
 _RECORD: Final = Struct("<HBxIII")  # parent (0xFFFF: none), kind, header start, body start, body end
 _NO_PARENT: Final = 0xFFFF
@@ -26,6 +27,10 @@ _SECTION: Final = re.compile(
     rb"(HEADER\.FIELDS\.NOT|HEADER\.FIELDS|HEADER|TEXT|MIME|)(?: \(([^()]*)\))?",
     re.IGNORECASE,
 )
+HEADER_END: Final = b"\0\n"
+"""Stands between headers that are looked at together: a line that is in none of them."""
+CODES_END: Final = b"\xff"
+"""The same between the codes of their lines."""
 _FIELD_NAME: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"|([^ "]+)')
 
 
@@ -165,21 +170,20 @@ def _selector(names: frozenset[bytes]) -> re.Pattern[bytes]:
 
 
 def select_fields_of_all(headers: Sequence[bytes], codes: Sequence[bytes], wanted: bytes) -> list[bytes]:
-    """Of many headers the lines whose codes are in `wanted`: of each its fields, without the empty line.
+    """Of many headers the lines whose codes are in `wanted`: of each an LF, its fields, and no empty line.
 
     `codes[i]` has an octet for each line of `headers[i]`, which all end with CRLF. What is done for all at once costs a
-    third of looking at one header after the other. Raises ValueError if lines and codes do not fit together.
+    third of looking at one header after the other; that each text begins with the LF before it saves a sixth of that.
+    Raises ValueError if lines and codes do not fit together.
     """
-    count = len(headers)
-    lines = b"\0\n".join([*headers, b""]).split(b"\n")
-    lines.pop()
-    codes_of_lines = b"\xff".join([*codes, b""])
-    if len(lines) != len(codes_of_lines):
+    lines = join(headers, HEADER_END).split(b"\n")
+    codes_of_lines = join(codes, CODES_END) + CODES_END
+    if lines[-1] or len(lines) != len(codes_of_lines):
         raise ValueError("lines without codes")
-    chosen = b"\n".join(compress(lines, codes_of_lines.translate(_mask(wanted))))
-    texts = (chosen + b"\n").split(b"\0\n")
+    lines[-1] = HEADER_END[:1]
+    texts = b"\n".join([b"", *compress(lines, codes_of_lines.translate(_mask(wanted)))]).split(HEADER_END[:1])
     texts.pop()
-    if len(texts) != count:
+    if len(texts) != codes_of_lines.count(CODES_END):
         raise ValueError("a line with a NUL")
     return texts
 
@@ -187,7 +191,7 @@ def select_fields_of_all(headers: Sequence[bytes], codes: Sequence[bytes], wante
 @lru_cache(maxsize=256)
 def _mask(wanted: bytes) -> bytes:
     """A table for `translate`: 1 for these codes and for the end of a header, else 0."""
-    return bytes(code in wanted or code == 0xFF for code in range(256))
+    return bytes(code in wanted + CODES_END for code in range(256))
 
 
 _FIELD_END: Final = re.compile(rb"\r?\n(?![ \t])")

@@ -291,24 +291,25 @@ _TEMPLATES: Final = {
 
 
 def _listed_columns(item: FetchItem, by_name: Mapping[str, Sequence[Any]]) -> tuple[list[bytes], list[bytes]]:
-    """Lengths and texts of a list of header fields; the empty line that ends it is in the template, if not cut off."""
+    """Lengths and texts of a list of header fields. Each text begins with the LF after its length, and the empty line
+    that ends it is in the template."""
     assert item.section is not None
     names, headers = item.section.names, by_name["headers"]
     try:
         texts = select_fields_of_all(headers, by_name["field_codes"], b"".join(map(FIELD_CODES.__getitem__, names)))
     except ValueError:  # an odd message among them
-        texts = [select_fields(header, names, False)[:-2] for header in headers]
+        texts = [b"\n" + select_fields(header, names, False)[:-2] for header in headers]
     if names & _IN_PREFIX:
         ours = (select_fields(prefix, names & _IN_PREFIX, False)[:-2] for prefix in by_name["prefix"])
-        texts = [own + text for own, text in zip(ours, texts, strict=True)]
+        texts = [b"\n" + own + text[1:] for own, text in zip(ours, texts, strict=True)]
     if item.partial:
-        texts = [_clip(text + b"\r\n", item.partial) for text in texts]
-    lengths = map(len, texts) if item.partial else [len(text) + 2 for text in texts]
-    return [*map(_LENGTHS.__getitem__, lengths)], texts
+        texts = [b"\n" + _clip(text[1:] + b"\r\n", item.partial) for text in texts]
+    rest = -1 if item.partial else 1
+    return [_LENGTHS[len(text) + rest] for text in texts], texts
 
 
 def _list_template(item: FetchItem) -> tuple[bytes, ...]:
-    return item.label + b" {", b"}\r\n", b"" if item.partial else b"\r\n"
+    return item.label + b" {", b"}\r", b"" if item.partial else b"\r\n"
 
 
 def _place(item: FetchItem, parts: bytes, prefix_length: int, size: int) -> tuple[int, int] | None:

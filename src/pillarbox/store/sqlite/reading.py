@@ -9,9 +9,11 @@ from typing import Any, Final
 
 import apsw
 
+from pillarbox.message.section import CODES_END, HEADER_END
 from pillarbox.message.wire import VERSION, WireForms, wire_forms
 from pillarbox.model.errors import NoSuchMessage
 from pillarbox.model.flags import DELETED, SEEN
+from pillarbox.model.joined import Joined
 from pillarbox.model.mailbox import Content, Mailbox, Placements
 from pillarbox.model.uids import UidSet
 from pillarbox.store.api import Changes, Slice, Stored
@@ -19,24 +21,35 @@ from pillarbox.store.blobs.frames import read_whole
 from pillarbox.store.blobs.pool import INLINE_OCTETS
 from pillarbox.store.sqlite import lanes64, mailboxes, placements
 from pillarbox.store.sqlite.files import Db
-from pillarbox.store.sqlite.filing import EMAIL_FORMS, HEAD_FORMS, Files, email_forms, head_forms
+from pillarbox.store.sqlite.filing import (
+    CONTENT_FORMS,
+    EMAIL_FORMS,
+    HEAD_FORMS,
+    Files,
+    content_forms,
+    email_forms,
+    head_forms,
+)
 from pillarbox.store.sqlite.mailboxes import Meta
 from pillarbox.store.sqlite.placements import Chunk, Spans
 
 _PLACES: Final = {
-    "bodystructure": "e.bodystructure", "body": "e.body", "parts": "e.parts", "prefix": "e.prefix",
-    "email_id": "e.email_id", "envelope": "h.envelope", "headers": "h.headers", "field_codes": "h.field_codes",
-    "preview": "h.preview", "subject": "h.subject", "base_subject": "h.base_subject", "sent_s": "h.sent_s",
-    "message_id": "h.message_id", "references": "h.refs", "data": "c.data",
+    "bodystructure": "e.bodystructure", "parts": "e.parts", "prefix": "e.prefix", "email_id": "e.email_id",
+    "envelope": "h.envelope", "headers": "h.headers", "field_codes": "h.field_codes", "subject": "h.subject",
+    "base_subject": "h.base_subject", "sent_s": "h.sent_s", "message_id": "h.message_id", "references": "h.refs",
+    "body": "c.body", "preview": "c.preview", "data": "c.data",
 }  # fmt: skip
 _TABLES: Final = {
     "e": "email e", "h": "head h", "c": "content c", "eh": "email e JOIN head h ON h.id=e.id",
+    "ch": "head h JOIN content c ON c.id=h.id",
     "ce": "email e LEFT JOIN content c ON c.id=e.id",
     "ceh": "email e JOIN head h ON h.id=e.id LEFT JOIN content c ON c.id=e.id",
 }  # fmt: skip
 _DERIVED: Final = frozenset(_PLACES) - {"email_id", "prefix", "data"}
 _IN_ONE: Final = frozenset(("envelope", "body", "bodystructure", "headers", "field_codes", "prefix"))
-"""Columns of octets in which a NUL is rare: they can be read joined."""
+"""Columns of octets that can be read joined: NUL is rare in them."""
+_SEPARATORS: Final = {"headers": HEADER_END, "field_codes": CODES_END}
+"""Between joined columns, as their readers want it; else NUL."""
 MANY_RUNS: Final = 4096
 SLICE_OCTETS: Final = 256 * 1024
 AHEAD: Final = 8
@@ -121,21 +134,21 @@ def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) 
 
 def _in_one(
     db: Db, source: str, bindings: tuple[Any, ...], columns: Sequence[str], count: int, derived: bool
-) -> list[Sequence[bytes]] | None:
+) -> list[Joined] | None:
     """The columns, each joined to one text by SQLite: it gives up Python's lock once for all and not for each row, so
     that the loop sends one slice while the next is read. None if a row needs more care: a NUL octet in it, or an older
     parser's."""
     inner = ", ".join(f"{_PLACES[column]} AS c{i}" for i, column in enumerate(columns))
-    outer = ", ".join(f"CAST(group_concat(c{i}, x'00') AS BLOB)" for i in range(len(columns)))
+    separators = [_SEPARATORS.get(column, b"\0") for column in columns]
+    outer = ", ".join(f"CAST(group_concat(c{i}, x'{s.hex()}') AS BLOB)" for i, s in enumerate(separators))
     if derived:
         outer, inner = f"min(v), max(v), {outer}", f"e.version AS v, {inner}"
     [(rows, *texts)] = db.execute(f"SELECT count(*), {outer} FROM (SELECT {inner} FROM {source})", bindings).fetchall()
     if rows != count or (derived and (texts.pop(0), texts.pop(0)) != (VERSION, VERSION)):
         return None
-    lists: list[Sequence[bytes]] = [text.split(b"\0") for text in texts if text is not None]
-    if len(lists) != len(columns) or any(len(texts) != count for texts in lists):
+    if any(text is None or text.count(s[:1]) != count - 1 for text, s in zip(texts, separators, strict=True)):
         return None
-    return lists
+    return [*map(Joined, texts, separators)]
 
 
 def _is_run(emails: array[int]) -> bool:
@@ -144,7 +157,8 @@ def _is_run(emails: array[int]) -> bool:
 
 
 def _renewed(row: tuple[Any, ...], columns: Sequence[str], forms: WireForms) -> tuple[Any, ...]:
-    fresh = dict(zip(EMAIL_FORMS + HEAD_FORMS, email_forms(forms) + head_forms(forms), strict=True))
+    names = EMAIL_FORMS + HEAD_FORMS + CONTENT_FORMS
+    fresh = dict(zip(names, email_forms(forms) + head_forms(forms) + content_forms(forms), strict=True))
     fresh["references"] = fresh["refs"]
     return (*(fresh.get(column, old) for column, old in zip(columns, row, strict=False)), row[-1])
 
@@ -160,11 +174,11 @@ def _compute(db: Db, files: Files, email: int) -> WireForms:
 
 def renew_forms(db: Db, stale: Stale) -> None:
     """Keep forms that were computed anew."""
-    of_email = ", ".join(f"{column}=?" for column in EMAIL_FORMS)
-    of_head = ", ".join(f"{column}=?" for column in HEAD_FORMS)
-    for email, forms in stale:
-        db.execute(f"UPDATE email SET {of_email} WHERE id=?", (*email_forms(forms), email))
-        db.execute(f"UPDATE head SET {of_head} WHERE id=?", (*head_forms(forms), email))
+    tables = (("email", EMAIL_FORMS, email_forms), ("head", HEAD_FORMS, head_forms))
+    for table, columns, values in (*tables, ("content", CONTENT_FORMS, content_forms)):
+        assignments = ", ".join(f"{column}=?" for column in columns)
+        for email, forms in stale:
+            db.execute(f"UPDATE {table} SET {assignments} WHERE id=?", (*values(forms), email))
 
 
 Fetched = tuple[list[Slice], "int | None", Stale]
@@ -180,13 +194,17 @@ def fetch(
     changed_since: int,
     start: int,
 ) -> Fetched:
-    """The next slices of a FETCH, from UID `start` on: some chunks without forms, one with, a part of one with data."""
-    limit = 1 if columns else AHEAD
-    keys = placements.keys(db, mailbox, wanted, changed_since, start, limit + 1)
-    following = keys[limit] & 0xFFFFFFFF if len(keys) > limit else None
+    """The next slices of a FETCH, from UID `start` on: some chunks, as far as their forms are few octets, or a part of
+    one with data."""
+    keys = placements.keys(db, mailbox, wanted, changed_since, start, AHEAD + 1)
     slices: list[Slice] = []
     stale: Stale = []
-    for at in keys[:limit]:
+    octets = 0
+    following: int | None = None
+    for place, at in enumerate(keys):
+        if octets >= SLICE_OCTETS or place == AHEAD:
+            following = at & 0xFFFFFFFF
+            break
         found = selected(db, at, wanted, changed_since, start)
         if not len(found):
             continue
@@ -199,8 +217,16 @@ def fetch(
         if columns:
             piece, fresh = with_forms(db, files, found, columns)
             stale += fresh
+            octets += _octets(piece)
         slices.append(piece)
+        if following is not None:
+            break
     return slices, following, stale
+
+
+def _octets(piece: Slice) -> int:
+    """Of its forms, where that is known; else it is enough for one time."""
+    return sum(len(column.text) if isinstance(column, Joined) else SLICE_OCTETS for column in piece.columns)
 
 
 def _fitting(found: Placements, limit_octets: int = SLICE_OCTETS) -> int:
