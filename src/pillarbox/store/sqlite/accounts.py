@@ -162,17 +162,20 @@ class AccountFile:
         for task in tasks:
             try:
                 with self.reading:
-                    done.append((task.future, self._read_one(task.verb), None))
+                    done.append((task.future, self._read_one(task), None))
             except Exception as error:
                 done.append((task.future, None, as_trouble(error, f"account {self.id}", account=True)))
         return done
 
-    def _read_one(self, verb: Verb) -> Any:
-        """All of a verb sees one moment."""
+    def _read_one(self, task: Task) -> Any:
+        """All of a guarded verb sees one moment."""
+        verb = task.verb
         if self.reader is None:
             self.reader = self._open()
         db = self.reader
         try:
+            if not task.guarded:
+                return verb(db)
             db.execute("BEGIN")
             try:
                 return verb(db)
@@ -314,11 +317,11 @@ class Accounts:
         self._lanes.submit(file.write_lane, DeliverTask(deliveries, future))
         return future
 
-    def read(self, account: AccountId, verb: Verb) -> asyncio.Future[Any]:
-        """Run a verb that only reads."""
+    def read(self, account: AccountId, verb: Verb, at_one_moment: bool = True) -> asyncio.Future[Any]:
+        """Run a verb that only reads: in one transaction, or each of its statements for itself."""
         file = self.get(account)
         future = asyncio.get_running_loop().create_future()
-        self._lanes.submit(file.read_lane, Task(verb, future))
+        self._lanes.submit(file.read_lane, Task(verb, future, at_one_moment))
         return future
 
     async def run_on(self, account: AccountId, work: Callable[[AccountFile], Any]) -> Any:

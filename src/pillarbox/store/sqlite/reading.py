@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Iterable
 
-import apsw
-
-from pillarbox.message.section import CODES_END, HEADER_END
-from pillarbox.message.wire import VERSION, WireForms, wire_forms
 from pillarbox.model.errors import NoSuchMessage
 from pillarbox.model.flags import DELETED, SEEN
-from pillarbox.model.joined import Joined
-from pillarbox.model.mailbox import Content, Mailbox, Placements
+from pillarbox.model.mailbox import Mailbox, Placements
 from pillarbox.model.uids import UidSet
-from pillarbox.store.api import Changes, Slice, Stored
-from pillarbox.store.blobs.frames import read_whole
-from pillarbox.store.blobs.pool import INLINE_OCTETS
+from pillarbox.store.api import Changes, Stored
 from pillarbox.store.sqlite import lanes64, mailboxes, placements
 from pillarbox.store.sqlite.files import Db
-from pillarbox.store.sqlite.filing import (
-    CONTENT_FORMS,
-    EMAIL_FORMS,
-    HEAD_FORMS,
-    Files,
-    content_forms,
-    email_forms,
-    head_forms,
-)
 from pillarbox.store.sqlite.mailboxes import Meta
 from pillarbox.store.sqlite.placements import Chunk, Spans
-
-_PLACES: Final = {
-    "bodystructure": "e.bodystructure", "parts": "e.parts", "prefix": "e.prefix", "email_id": "e.email_id",
-    "envelope": "h.envelope", "headers": "h.headers", "field_codes": "h.field_codes", "subject": "h.subject",
-    "base_subject": "h.base_subject", "sent_s": "h.sent_s", "message_id": "h.message_id", "references": "h.refs",
-    "body": "c.body", "preview": "c.preview", "data": "c.data",
-}  # fmt: skip
-_TABLES: Final = {
-    "e": "email e", "h": "head h", "c": "content c", "eh": "email e JOIN head h ON h.id=e.id",
-    "ch": "head h JOIN content c ON c.id=h.id",
-    "ce": "email e LEFT JOIN content c ON c.id=e.id",
-    "ceh": "email e JOIN head h ON h.id=e.id LEFT JOIN content c ON c.id=e.id",
-}  # fmt: skip
-_DERIVED: Final = frozenset(_PLACES) - {"email_id", "prefix", "data"}
-_IN_ONE: Final = frozenset(("envelope", "body", "bodystructure", "headers", "field_codes", "prefix"))
-"""Columns of octets that can be read joined: NUL is rare in them."""
-_SEPARATORS: Final = {"headers": HEADER_END, "field_codes": CODES_END}
-"""Between joined columns, as their readers want it; else NUL."""
-MANY_RUNS: Final = 4096
-SLICE_OCTETS: Final = 256 * 1024
-AHEAD: Final = 8
-"""Chunks that are read in one go, if there are no more than SLICE_OCTETS in them."""
-Stale = list[tuple[int, WireForms]]
 
 
 def uids(db: Db, mailbox: int) -> tuple[Mailbox, Placements]:
@@ -92,157 +51,6 @@ def selected(db: Db, at: int, wanted: UidSet, changed_since: int, start_uid: int
 def _changed_spans(columns: Placements, where: Spans, since: int) -> Spans:
     modseqs = columns.modseqs
     return [(i, i + 1) for start, end in where for i in range(start, end) if modseqs[i] > since]
-
-
-def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) -> tuple[Slice, Stale]:
-    """The asked-for columns of these placements; forms of an older parser are computed anew and returned as well."""
-    emails = found.emails
-    run = (emails[0], emails[-1])
-    is_run = _is_run(emails)
-    derived = not _DERIVED.isdisjoint(columns) and not (is_run and run in files.current)
-    aliases = {_PLACES[column][0] for column in columns} | ({"e"} if derived or "data" in columns else set())
-    tables = _TABLES["".join(sorted(aliases))]
-    id_ = f"{tables.split()[1]}.id"
-    bindings: tuple[Any, ...] = run
-    if is_run:
-        source = f"{tables} WHERE {id_} BETWEEN ? AND ? ORDER BY {id_}"
-    else:
-        source = f"carray(?) a CROSS JOIN {tables} WHERE {id_}=a.value"
-        bindings = (apsw.carray(memoryview(emails).cast("B").cast("q")),)
-    if _IN_ONE.issuperset(columns):
-        joined = _in_one(db, source, bindings, columns, len(emails), derived)
-        if joined is not None:
-            if is_run and derived:
-                if len(files.current) >= MANY_RUNS:
-                    files.current.clear()
-                files.current.add(run)
-            return Slice(found, joined), []
-    places = [_PLACES[column] for column in columns] + (["e.version"] if derived else [])
-    rows = db.execute(f"SELECT {', '.join(places)} FROM {source}", bindings).fetchall()
-    if len(rows) != len(emails):
-        raise apsw.CorruptError(f"{len(emails) - len(rows)} emails of a mailbox are missing")
-    stale: Stale = []
-    if derived:
-        for i, row in enumerate(rows):
-            if row[-1] != VERSION:
-                forms = _compute(db, files, emails[i])
-                stale.append((emails[i], forms))
-                rows[i] = _renewed(row, columns, forms)
-        rows = [row[:-1] for row in rows]
-    return Slice.of_rows(found, rows), stale
-
-
-def _in_one(
-    db: Db, source: str, bindings: tuple[Any, ...], columns: Sequence[str], count: int, derived: bool
-) -> list[Joined] | None:
-    """The columns, each joined to one text by SQLite: it gives up Python's lock once for all and not for each row, so
-    that the loop sends one slice while the next is read. None if a row needs more care: a NUL octet in it, or an older
-    parser's."""
-    inner = ", ".join(f"{_PLACES[column]} AS c{i}" for i, column in enumerate(columns))
-    separators = [_SEPARATORS.get(column, b"\0") for column in columns]
-    outer = ", ".join(f"CAST(group_concat(c{i}, x'{s.hex()}') AS BLOB)" for i, s in enumerate(separators))
-    if derived:
-        outer, inner = f"min(v), max(v), {outer}", f"e.version AS v, {inner}"
-    [(rows, *texts)] = db.execute(f"SELECT count(*), {outer} FROM (SELECT {inner} FROM {source})", bindings).fetchall()
-    if rows != count or (derived and (texts.pop(0), texts.pop(0)) != (VERSION, VERSION)):
-        return None
-    if any(text is None or text.count(s[:1]) != count - 1 for text, s in zip(texts, separators, strict=True)):
-        return None
-    return [*map(Joined, texts, separators)]
-
-
-def _is_run(emails: array[int]) -> bool:
-    """Are these consecutive numbers, ascending? Then one range scan reads them."""
-    return emails[-1] - emails[0] == len(emails) - 1 and emails.tolist() == list(range(emails[0], emails[-1] + 1))
-
-
-def _renewed(row: tuple[Any, ...], columns: Sequence[str], forms: WireForms) -> tuple[Any, ...]:
-    names = EMAIL_FORMS + HEAD_FORMS + CONTENT_FORMS
-    fresh = dict(zip(names, email_forms(forms) + head_forms(forms) + content_forms(forms), strict=True))
-    fresh["references"] = fresh["refs"]
-    return (*(fresh.get(column, old) for column, old in zip(columns, row, strict=False)), row[-1])
-
-
-def _compute(db: Db, files: Files, email: int) -> WireForms:
-    for prefix, sha256, blob, data in db.execute(
-        "SELECT e.prefix, e.sha256, e.blob, c.data FROM email e LEFT JOIN content c ON c.id=e.id WHERE e.id=?",
-        (email,),
-    ):
-        return wire_forms(read_whole(files.blobs, Content(sha256, 0, None)) if blob else data, prefix)
-    raise NoSuchMessage(f"email {email}")
-
-
-def renew_forms(db: Db, stale: Stale) -> None:
-    """Keep forms that were computed anew."""
-    tables = (("email", EMAIL_FORMS, email_forms), ("head", HEAD_FORMS, head_forms))
-    for table, columns, values in (*tables, ("content", CONTENT_FORMS, content_forms)):
-        assignments = ", ".join(f"{column}=?" for column in columns)
-        for email, forms in stale:
-            db.execute(f"UPDATE {table} SET {assignments} WHERE id=?", (*values(forms), email))
-
-
-Fetched = tuple[list[Slice], "int | None", Stale]
-"""Slices, the UID to go on from (None: that was all), and forms that were computed anew."""
-
-
-def fetch(
-    db: Db,
-    files: Files,
-    mailbox: int,
-    wanted: UidSet,
-    columns: Sequence[str],
-    changed_since: int,
-    start: int,
-) -> Fetched:
-    """The next slices of a FETCH, from UID `start` on: some chunks, as far as their forms are few octets, or a part of
-    one with data."""
-    keys = placements.keys(db, mailbox, wanted, changed_since, start, AHEAD + 1)
-    slices: list[Slice] = []
-    stale: Stale = []
-    octets = 0
-    following: int | None = None
-    for place, at in enumerate(keys):
-        if octets >= SLICE_OCTETS or place == AHEAD:
-            following = at & 0xFFFFFFFF
-            break
-        found = selected(db, at, wanted, changed_since, start)
-        if not len(found):
-            continue
-        if "data" in columns:
-            count = _fitting(found)
-            if count < len(found):
-                following = found.uids[count]
-                found = _piece(found, 0, count)
-        piece = Slice(found)
-        if columns:
-            piece, fresh = with_forms(db, files, found, columns)
-            stale += fresh
-            octets += _octets(piece)
-        slices.append(piece)
-        if following is not None:
-            break
-    return slices, following, stale
-
-
-def _octets(piece: Slice) -> int:
-    """Of its forms, where that is known; else it is enough for one time."""
-    return sum(len(column.text) if isinstance(column, Joined) else SLICE_OCTETS for column in piece.columns)
-
-
-def _fitting(found: Placements, limit_octets: int = SLICE_OCTETS) -> int:
-    """How many of the first messages have some 256 KiB together; at least one. Contents in files count little."""
-    octets = 0
-    for i, size in enumerate(found.sizes):
-        octets += size if size <= INLINE_OCTETS else 4096
-        if octets > limit_octets:
-            return max(1, i)
-    return len(found)
-
-
-def _piece(found: Placements, start: int, end: int) -> Placements:
-    piece = Placements()
-    placements.extend(piece, found, start, end)
-    return piece
 
 
 OpenedRow = tuple[bytes, bytes, int, bytes, int, "bytes | None", int]
