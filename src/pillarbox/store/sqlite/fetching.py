@@ -53,6 +53,9 @@ _SEPARATORS: Final = {"headers": HEADER_END, "field_codes": CODES_END}
 """Between joined columns, as their readers want it; else NUL."""
 MANY_RUNS: Final = 4096
 SLICE_OCTETS: Final = 256 * 1024
+"""What a slice should have: messages are read by so many that they come to about this."""
+MOST_OCTETS: Final = 2 * 1024 * 1024
+"""More of one column is in no slice, but where a single message has more: headers may be long, and all of them."""
 AHEAD: Final = 4
 """Chunks whose placements are read in one go."""
 Stale = list[tuple[int, WireForms]]
@@ -64,7 +67,7 @@ T = TypeVar("T")
 class Fetching:
     """One FETCH. Its steps run one after the other on a lane, `first` and then `further` until `done`."""
 
-    __slots__ = ("_changed_since", "_columns", "_files", "_found", "_mailbox", "_start", "_wanted", "done")
+    __slots__ = ("_changed_since", "_columns", "_files", "_found", "_mailbox", "_most", "_start", "_wanted", "done")
 
     def __init__(self, files: Files, mailbox: int, wanted: UidSet, columns: Sequence[str], changed_since: int) -> None:
         self._files = files
@@ -74,6 +77,8 @@ class Fetching:
         self._changed_since = changed_since
         self._found: deque[Placements] = deque()
         """What comes next."""
+        self._most = placements.FULL
+        """Messages in a slice."""
         self._start: int | None = 0
         """The UID to look on from when that is used up; None: there is no more."""
         self.done = False
@@ -124,17 +129,30 @@ class Fetching:
             slices = [Slice(found) for found in self._found]
             self._found.clear()
         elif self._found:
-            found = piece = self._found[0]
-            if "data" in self._columns and (count := _fitting(found)) < len(found):
-                piece = _piece(found, 0, count)
-            filled, stale = with_forms(db, self._files, piece, self._columns)
+            filled, stale = self._fill_one(db, self._found[0])
             slices = [filled]
-            if piece is found:
-                self._found.popleft()
-            else:
-                self._found[0] = _piece(found, len(piece), len(found))
+            rest = self._found.popleft()
+            if len(filled.placements) < len(rest):
+                self._found.appendleft(_piece(rest, len(filled.placements), len(rest)))
         self.done = self._start is None and not self._found
         return slices, stale
+
+    def _fill_one(self, db: Db, found: Placements) -> tuple[Slice, Stale]:
+        """As many of the first ones as are a slice."""
+        count = len(found)
+        pieces = -(-count // self._most)
+        most = _fitting(found) if "data" in self._columns else -(-count // pieces)
+        while True:
+            piece = _piece(found, 0, most) if most < len(found) else found
+            try:
+                filled, stale = with_forms(db, self._files, piece, self._columns)
+            except apsw.TooBigError:
+                most = self._most = max(1, len(piece) // 2)
+                continue
+            octets = sum(len(column.text) for column in filled.columns if isinstance(column, Joined))
+            if octets:
+                self._most = min(placements.FULL, max(1, len(piece) * SLICE_OCTETS // octets))
+            return filled, stale
 
 
 def _at_one_moment(db: Db, verb: Callable[[Db], T]) -> T:
@@ -147,7 +165,8 @@ def _at_one_moment(db: Db, verb: Callable[[Db], T]) -> T:
 
 
 def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) -> tuple[Slice, Stale]:
-    """The asked-for columns of these placements; forms of an older parser are computed anew and returned as well."""
+    """The asked-for columns of these placements, or of the first of them if all are too many octets; forms of an older
+    parser are computed anew and returned as well. Raises apsw.TooBigError if less should be asked for."""
     emails = found.emails
     run = (emails[0], emails[-1])
     is_run = _is_run(emails)
@@ -170,9 +189,17 @@ def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) 
                 files.current.add(run)
             return Slice(found, joined), []
     places = [_PLACES[column] for column in columns] + (["e.version"] if derived else [])
-    rows = db.execute(f"SELECT {', '.join(places)} FROM {source}", bindings).fetchall()
-    if len(rows) != len(emails):
-        raise apsw.CorruptError(f"{len(emails) - len(rows)} emails of a mailbox are missing")
+    rows: list[tuple[Any, ...]] = []
+    octets = 0
+    for row in db.execute(f"SELECT {', '.join(places)} FROM {source}", bindings):
+        rows.append(row)
+        octets += sum(len(value) for value in row if isinstance(value, bytes | str))
+        if octets >= MOST_OCTETS and len(rows) < len(emails):
+            found = _piece(found, 0, len(rows))
+            break
+    else:
+        if len(rows) != len(emails):
+            raise apsw.CorruptError(f"{len(emails) - len(rows)} emails of a mailbox are missing")
     stale: Stale = []
     if derived:
         for i, row in enumerate(rows):
@@ -188,14 +215,21 @@ def _in_one(
     db: Db, source: str, bindings: tuple[Any, ...], columns: Sequence[str], count: int, derived: bool
 ) -> list[Joined] | None:
     """The columns, each joined to one text by SQLite: it gives up Python's lock once for all and not for each row, so
-    that the loop sends one slice while the next is read. None if a row needs more care: a NUL octet in it, or an older
-    parser's."""
+    that the loop sends one slice while the next is read. None if a row needs more care: a NUL octet in it, an older
+    parser's, or the only one, which may be large. Raises apsw.TooBigError."""
+    if count == 1:
+        return None
     inner = ", ".join(f"{_PLACES[column]} AS c{i}" for i, column in enumerate(columns))
     separators = [_SEPARATORS.get(column, b"\0") for column in columns]
     outer = ", ".join(f"CAST(group_concat(c{i}, x'{s.hex()}') AS BLOB)" for i, s in enumerate(separators))
     if derived:
         outer, inner = f"min(v), max(v), {outer}", f"e.version AS v, {inner}"
-    [(rows, *texts)] = db.execute(f"SELECT count(*), {outer} FROM (SELECT {inner} FROM {source})", bindings).fetchall()
+    length = db.limit(apsw.SQLITE_LIMIT_LENGTH, MOST_OCTETS)
+    try:
+        sql = f"SELECT count(*), {outer} FROM (SELECT {inner} FROM {source})"
+        [(rows, *texts)] = db.execute(sql, bindings).fetchall()
+    finally:
+        db.limit(apsw.SQLITE_LIMIT_LENGTH, length)
     if rows != count or (derived and (texts.pop(0), texts.pop(0)) != (VERSION, VERSION)):
         return None
     if any(text is None or text.count(s[:1]) != count - 1 for text, s in zip(texts, separators, strict=True)):
