@@ -165,6 +165,9 @@ class AccountFile:
                     done.append((task.future, self._read_one(task), None))
             except Exception as error:
                 done.append((task.future, None, as_trouble(error, f"account {self.id}", account=True)))
+            if not task.guarded:  # a step of a FETCH: the loop sends it while the next is read
+                self._accounts.tell_done(done)
+                done = []
         return done
 
     def _read_one(self, task: Task) -> Any:
@@ -351,6 +354,10 @@ class Accounts:
                 db.close(force=True)
         except (apsw.Error, OSError) as error:
             raise as_trouble(error, f"account {account}", account=True) from error
+
+    def tell_done(self, done: Sequence[Done]) -> None:
+        """Results of a batch that goes on. From any thread."""
+        self._outbox.post(done)
 
     def tell(self, topic: str) -> None:
         """Publish, from any thread."""
