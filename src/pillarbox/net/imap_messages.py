@@ -88,10 +88,14 @@ class _Fetching:
                 ):
                     if isinstance(piece, Read):
                         await self._send_large(piece, gathered)
-                        before, began = 0, True
-                    else:
-                        gathered.append(piece)
-                        size += len(piece)
+                        before, began, size = 0, True, 0
+                        continue
+                    gathered.append(piece)
+                    size += len(piece)
+                    if size >= SEND_OCTETS:
+                        await self.session.line.send(b"".join(gathered))
+                        gathered.clear()
+                        before, began, size = 0, True, 0
             except (DamagedMessage, NoSuchMessage) as error:
                 if began:  # its length was told already: what was promised cannot be kept
                     raise ConnectionError("a message is damaged in its middle") from error
@@ -100,9 +104,6 @@ class _Fetching:
                 continue
             if self.plan.marks_seen and not rows.flags[index] & SEEN:
                 self.seen.append(rows.uids[index])
-            if size >= SEND_OCTETS:
-                await self.session.line.send(b"".join(gathered))
-                gathered, size = [], 0
         await self.session.line.send(b"".join(gathered))
 
     async def _send_large(self, read: Read, gathered: list[bytes]) -> None:
