@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -35,13 +36,14 @@ async def fetched(
 ) -> Slice:
     whole: list[Slice] = [piece async for piece in store.mailboxes.fetch(account, box, uids, columns, since)]
     joined = Slice(type(whole[0].placements)() if whole else (await store.mailboxes.uids(account, box))[1])
+    rows: list[tuple[Any, ...]] = []
     joined.placements.uids = joined.placements.uids[:0]
     joined.placements.flags = joined.placements.flags[:0]
     for piece in whole:
         joined.placements.uids += piece.placements.uids
         joined.placements.flags += piece.placements.flags
-        joined.forms += piece.forms
-    return joined
+        rows += piece.forms
+    return Slice.of_rows(joined.placements, rows)
 
 
 def test_a_new_account_has_the_standard_mailboxes(engine: Engine) -> None:
@@ -381,5 +383,56 @@ def test_a_deleted_mailbox_with_children_is_gone_for_those_who_have_it_open(engi
             await box.changes(account, parent.id, since)
         assert (await box.status(account, "p")).special_use == "\\Noselect"
         assert await store.verify() == []
+
+    engine.run(story)
+
+
+@pytest.mark.parametrize("nul", [b"", b"\0"])
+@pytest.mark.parametrize(
+    "columns", [("envelope",), ("headers", "field_codes"), ("bodystructure", "envelope"), ("subject", "envelope")]
+)
+def test_slices_are_small_even_where_headers_are_long(engine: Engine, columns: tuple[str, ...], nul: bytes) -> None:
+    """A mailbox of messages that are nearly all header must not fill the memory when it is listed."""
+    long = b"".join(
+        b"%s: A%s <r@%s.example>\r\n" % (n, nul, b"x" * 40_000) for n in (b"To", b"Cc", b"Bcc", b"Reply-To")
+    )
+
+    async def story(store: Store) -> None:
+        account, inbox = await with_account(engine, store)
+        octets = [(long if 30 <= i < 90 or i == 99 else b"") + SIMPLE % (i, i, i) for i in range(100)]
+        await store.mailboxes.append(account, inbox, [engine.email(octets=each) for each in octets])
+        seen: list[tuple[Any, ...]] = []
+        async for piece in store.mailboxes.fetch(account, inbox, ALL, columns):
+            assert list(piece.placements.uids) == list(range(len(seen) + 1, len(seen) + 1 + len(piece.forms)))
+            assert sum(len(value) for form in piece.forms for value in form) < 5_000_000
+            seen += piece.forms
+        assert len(seen) == 100
+        alone = [
+            (await fetched(store, account, inbox, UidSet.of([uid]), *columns)).forms[0] for uid in (1, 30, 60, 100)
+        ]
+        assert alone == [seen[0], seen[29], seen[59], seen[99]]
+
+    engine.run(story)
+
+
+def test_mail_that_goes_while_it_is_fetched_is_left_out(engine: Engine) -> None:
+    async def story(store: Store) -> None:
+        account, inbox = await with_account(engine, store)
+        await store.mailboxes.append(account, inbox, [engine.email(i) for i in range(2500)])
+        for columns in (("envelope",), ("subject",), ()):
+            before = set((await store.mailboxes.uids(account, inbox))[1].uids)
+            doomed = {uid for uid in before if uid % 7 == 3 or uid > 2400 - 10 * len(columns)}
+            seen: list[int] = []
+            slices = store.mailboxes.fetch(account, inbox, ALL, columns)
+            async for piece in slices:
+                if not seen:
+                    await store.mailboxes.expunge(account, inbox, UidSet.of(doomed), only_deleted=False)
+                    await store.checkpoint()
+                seen += piece.placements.uids
+                assert all(piece.columns[at] is not None for at in range(len(columns)))
+                if columns:
+                    assert len(piece.forms) == len(piece.placements.uids)
+            assert seen == sorted(set(seen))
+            assert before - doomed <= set(seen) <= before
 
     engine.run(story)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pillarbox.message.envelope import format_addresses, format_envelope, format_nstring
-from pillarbox.message.wire import LISTED_FIELDS, VERSION, wire_forms
+from pillarbox.message.wire import FIELD_CODES, LISTED_FIELDS, VERSION, wire_forms
 
 from .samples import parse_list
 
@@ -97,6 +97,16 @@ def test_listed_headers_are_as_received() -> None:
     assert wire_forms(octets).headers == b"FROM:  a@b\r\n\tfolded\r\nsubject:z\r\nX-Priority: 1\r\n"
     assert wire_forms(b"From: a\n b\nTo: c").headers == b"From: a\r\n b\r\nTo: c\r\n"
     assert all(name == name.lower() for name in LISTED_FIELDS)
+
+
+def test_each_line_of_listed_headers_has_the_code_of_its_field() -> None:
+    octets = b"Received: x\r\n\ty\r\nFROM:  a@b\r\n\tfolded\r\n\tagain\r\nX-Other: y\r\nsubject:z\r\n\r\nbody"
+    assert wire_forms(octets).field_codes == FIELD_CODES[b"from"] * 3 + FIELD_CODES[b"subject"]
+    assert wire_forms(octets.replace(b"\r\n", b"\n")).field_codes == wire_forms(octets).field_codes
+    assert wire_forms(b"X-Other: y\r\n\r\n").field_codes == b""
+    date = b"Date: Fri, 15 Jan 2027 08:00:00 +0000\r\n"
+    assert wire_forms(octets, date).field_codes == FIELD_CODES[b"date"] + wire_forms(octets).field_codes
+    assert len(set(FIELD_CODES.values())) == len(FIELD_CODES) and not {b"\0", b"\xff"} & set(FIELD_CODES.values())
 
 
 def test_references_come_from_in_reply_to_where_there_are_none() -> None:

@@ -88,7 +88,7 @@ class FakeMailboxes:
                 if columns:
                     forms.append((octets[:7], octets[7:] if len(octets) <= LARGE else None))
             await asyncio.sleep(0)
-            yield Slice(piece, forms)
+            yield Slice.of_rows(piece, forms)
 
     async def bundle(self, account: AccountId, emails: Sequence[int], heads_only: bool = False) -> Bundle:
         if self.fails:

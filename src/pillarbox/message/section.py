@@ -9,10 +9,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress
 from struct import Struct, iter_unpack
 from typing import Final
 
 from pillarbox.message.scan import Kind, Message
+from pillarbox.model.joined import join
 
 _RECORD: Final = Struct("<HBxIII")  # parent (0xFFFF: none), kind, header start, body start, body end
 _NO_DOTS_AT: Final = 3
@@ -33,6 +35,10 @@ _SECTION: Final = re.compile(
     rb"(HEADER\.FIELDS\.NOT|HEADER\.FIELDS|HEADER|TEXT|MIME|)(?: \(([^()]*)\))?",
     re.IGNORECASE,
 )
+HEADER_END: Final = b"\0\n"
+"""Stands between headers that are looked at together: a line that is in none of them."""
+CODES_END: Final = b"\xff"
+"""The same between the codes of their lines."""
 _FIELD_NAME: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"|([^ "]+)')
 
 
@@ -183,40 +189,29 @@ def _selector(names: frozenset[bytes]) -> re.Pattern[bytes]:
     return re.compile(rb"\n((?:%b)(?:[ \t]|\r?\n(?=[ \t]))*:[^\n]*(?:\n[ \t][^\n]*)*)" % alternatives, re.IGNORECASE)
 
 
-def select_fields_of_all(headers: Sequence[bytes], names: frozenset[bytes]) -> list[bytes]:
-    """`select_fields` of many headers, each of whole fields that end with CRLF, as a list of messages needs it.
+def select_fields_of_all(headers: Sequence[bytes], codes: Sequence[bytes], wanted: bytes) -> list[bytes]:
+    """Of many headers the lines whose codes are in `wanted`: of each an LF, its fields, and no empty line.
 
-    All are joined, the fields not asked for are cut out in one go, and the rest is split again.
+    `codes[i]` has an octet for each line of `headers[i]`, which all end with CRLF. What is done for all at once costs a
+    third of looking at one header after the other; that each text begins with the LF before it saves a sixth of that.
+    Raises ValueError if lines and codes do not fit together.
     """
-    count = len(headers)
-    joined = b"\n" + b"\r\n\0\n".join(headers) + b"\r\n\0\n\0"
-    if joined.count(b"\0") == count + 1 and joined.count(b"\n") == joined.count(b"\r\n") + count + 1:
-        texts = _remover(names).sub(b"", joined)[1:].split(b"\0\n")
-        if len(texts) == count + 1:
-            texts.pop()
-            return texts
-    return [select_fields(header, names, False) for header in headers]
+    lines = join(headers, HEADER_END).split(b"\n")
+    codes_of_lines = join(codes, CODES_END) + CODES_END
+    if lines[-1] or len(lines) != len(codes_of_lines):
+        raise ValueError("lines without codes")
+    lines[-1] = HEADER_END[:1]
+    texts = b"\n".join([b"", *compress(lines, codes_of_lines.translate(_mask(wanted)))]).split(HEADER_END[:1])
+    texts.pop()
+    if len(texts) != codes_of_lines.count(CODES_END):
+        raise ValueError("a line with a NUL")
+    return texts
 
 
 @lru_cache(maxsize=256)
-def _remover(names: frozenset[bytes]) -> re.Pattern[bytes]:
-    """Finds the fields that are not of these names, in what `select_fields_of_all` joins."""
-    return re.compile(
-        rb"\n(?=[!-\x7f])(?!%b(?:[ \t]|\r?\n(?=[ \t]))*+:)[^\n]*+(?:\n[ \t][^\n]*+)*+" % _any_of(sorted(names))
-    )
-
-
-def _any_of(words: list[bytes]) -> bytes:
-    """A pattern for any of these words in any case: `re` is three times as fast with sets of two letters, of which it
-    looks at the first before it tries a branch, as with IGNORECASE. Beginnings that words share stand once."""
-    rests: dict[bytes, list[bytes]] = {}
-    for word in words:
-        rests.setdefault(word[:1], []).append(word[1:])
-    branches = []
-    for first, rest in sorted(rests.items(), reverse=True):  # the end of a word last
-        letter = b"[%b%b]" % (first, first.upper()) if first.isalpha() else re.escape(first)
-        branches.append(letter + (_any_of(rest) if first else b""))
-    return branches[0] if len(branches) == 1 else b"(?:" + b"|".join(branches) + b")"
+def _mask(wanted: bytes) -> bytes:
+    """A table for `translate`: 1 for these codes and for the end of a header, else 0."""
+    return bytes(code in wanted + CODES_END for code in range(256))
 
 
 _FIELD_END: Final = re.compile(rb"\r?\n(?![ \t])")

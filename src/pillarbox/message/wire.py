@@ -23,15 +23,22 @@ from pillarbox.message.subject import base_subject
 VERSION: Final = 1
 """Rises when any form changes for the same octets: what was stored is then computed again."""
 
-LISTED_FIELDS: Final = frozenset(
-    b"from to cc bcc subject date message-id reply-to sender in-reply-to references mime-version content-type "
-    b"content-transfer-encoding content-disposition list-id list-post list-unsubscribe list-help mailing-list "
-    b"x-mailing-list x-list precedence x-priority x-msmail-priority priority importance newsgroups followup-to "
-    b"disposition-notification-to return-receipt-to delivered-to x-spam-status x-spam-flag x-spam-level x-spam-score "
-    b"auto-submitted x-label keywords resent-from resent-to resent-date resent-message-id organization lines "
-    b"user-agent x-mailer x-original-to status x-status x-uid x-uidl x-bogosity x-google-thread-id".split()
-)
-"""Fields kept in `WireForms.headers`, in lower case: those that clients ask for to show a list of messages."""
+FIELD_CODES: Final = {
+    name: bytes((code,))
+    for code, name in enumerate(
+        b"from to cc bcc subject date message-id reply-to sender in-reply-to references mime-version content-type "
+        b"content-transfer-encoding content-disposition list-id list-post list-unsubscribe list-help mailing-list "
+        b"x-mailing-list x-list precedence x-priority x-msmail-priority priority importance newsgroups followup-to "
+        b"disposition-notification-to return-receipt-to delivered-to x-spam-status x-spam-flag x-spam-level "
+        b"x-spam-score auto-submitted x-label keywords resent-from resent-to resent-date resent-message-id "
+        b"organization lines user-agent x-mailer x-original-to status x-status x-uid x-uidl x-bogosity "
+        b"x-google-thread-id content-description list-subscribe".split(),
+        start=1,
+    )
+}
+"""Fields kept in `WireForms.headers`, in lower case (those that clients ask for to show a list of messages), and how
+`WireForms.field_codes` writes their names. Other codes need another VERSION, more fields too: 0 and 255 stay free."""
+LISTED_FIELDS: Final = frozenset(FIELD_CODES)
 _ADDED: Final = frozenset((b"date", b"message-id"))
 """Fields that submission adds (RFC 6409 §8)."""
 
@@ -47,6 +54,8 @@ class WireForms:
     bodystructure: bytes
     headers: bytes
     """The fields named in LISTED_FIELDS, as received and in order, each ended by CRLF; without an empty line."""
+    field_codes: bytes
+    """One octet for each line of `headers`: the code of its field's name. So some are found without reading all."""
     parts: bytes
     """Packed offsets for `section.locate`."""
     preview: str
@@ -82,8 +91,9 @@ def forms_with(added: bytes, message: Message) -> WireForms:
         return forms
     whole = _forms_of(scan(added + message.octets[: message.root.body_start]))
     return replace(
-        forms, envelope=whole.envelope, headers=whole.headers, sent_at=whole.sent_at, message_id=whole.message_id
-    )
+        forms, envelope=whole.envelope, headers=whole.headers, field_codes=whole.field_codes, sent_at=whole.sent_at,
+        message_id=whole.message_id,
+    )  # fmt: skip
 
 
 def _forms_of(message: Message) -> WireForms:
@@ -100,11 +110,13 @@ def _forms_of(message: Message) -> WireForms:
     references = parse_message_ids(values[b"references"]) if b"references" in values else []
     if not references and b"in-reply-to" in values:
         references = parse_message_ids(values[b"in-reply-to"])[:1]
+    headers, field_codes = listed_headers(message)
     return WireForms(
         envelope=format_envelope(values),
         body=body,
         bodystructure=bodystructure,
-        headers=listed_headers(message),
+        headers=headers,
+        field_codes=field_codes,
         parts=pack_parts(message),
         preview=preview(message),
         subject=subject,
@@ -116,14 +128,19 @@ def _forms_of(message: Message) -> WireForms:
     )
 
 
-def listed_headers(message: Message) -> bytes:
-    """The fields of the message's own header that LISTED_FIELDS names, each ended by CRLF."""
-    header = message.parts[0].header
-    found = [line for name, line in zip(header.names, header.lines, strict=True) if name in LISTED_FIELDS]
+def listed_headers(message: Message) -> tuple[bytes, bytes]:
+    """The fields of the message's own header that LISTED_FIELDS names, each ended by CRLF, and codes of their lines."""
+    header, codes_of = message.parts[0].header, FIELD_CODES
+    found: list[bytes] = []
+    codes: list[bytes] = []
+    for name, line in zip(header.names, header.lines, strict=True):
+        if name in codes_of:
+            found.append(line)
+            codes.append(codes_of[name] * (1 + line.count(b"\n")))
     if not found:
-        return b""
+        return b"", b""
     found.append(b"")
     headers = b"\n".join(found)
     if Defect.BARE_LF in message.defects or not headers.endswith(b"\r\n"):
         headers = headers.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    return headers
+    return headers, b"".join(codes)

@@ -25,8 +25,6 @@ READ_OCTETS: Final = 1 << 18
 """A large message is read, and sent, in pieces of this size."""
 SEND_OCTETS: Final = 1 << 16
 """Small answers are gathered to about so much before they are sent."""
-ROWS_AT_ONCE: Final = 250
-"""Rows with header fields to select that are written in one go, so that the loop is not held up."""
 
 
 def chosen(session: ImapSession) -> Selected:
@@ -62,7 +60,7 @@ class _Fetching:
 
     async def send(self, part: Slice) -> None:
         """Answer for one slice."""
-        rows, forms = part.placements, part.forms
+        rows = part.placements
         numbers = self.selected.view.numbers(rows.uids)
         self.count += len(numbers)
         texts: list[bytes] = []
@@ -70,14 +68,9 @@ class _Fetching:
             flags = array("Q", [bits | SEEN for bits in rows.flags]) if self.plan.marks_seen else rows.flags
             texts = flag_texts(self.selected, rows.uids, flags)
         if self.plan.needs_octets:
-            await self._send_bodies(numbers, rows, texts, forms)
+            await self._send_bodies(numbers, rows, texts, part.forms)
             return
-        step = ROWS_AT_ONCE if "headers" in self.plan.columns else len(numbers) or 1
-        for start in range(0, len(numbers), step):
-            few = _rows(rows, start, start + step)
-            end = start + step
-            octets = self.plan.format_rows(numbers[start:end], few, texts[start:end], forms[start:end])
-            await self.session.line.send(octets)
+        await self.session.line.send(self.plan.format_rows(numbers, rows, texts, part.columns))
         if self.plan.marks_seen:
             self.seen += [uid for uid, bits in zip(rows.uids, rows.flags, strict=True) if not bits & SEEN]
 
@@ -95,10 +88,14 @@ class _Fetching:
                 ):
                     if isinstance(piece, Read):
                         await self._send_large(piece, gathered)
-                        before, began = 0, True
-                    else:
-                        gathered.append(piece)
-                        size += len(piece)
+                        before, began, size = 0, True, 0
+                        continue
+                    gathered.append(piece)
+                    size += len(piece)
+                    if size >= SEND_OCTETS:
+                        await self.session.line.send(b"".join(gathered))
+                        gathered.clear()
+                        before, began, size = 0, True, 0
             except (DamagedMessage, NoSuchMessage) as error:
                 if began:  # its length was told already: what was promised cannot be kept
                     raise ConnectionError("a message is damaged in its middle") from error
@@ -107,9 +104,6 @@ class _Fetching:
                 continue
             if self.plan.marks_seen and not rows.flags[index] & SEEN:
                 self.seen.append(rows.uids[index])
-            if size >= SEND_OCTETS:
-                await self.session.line.send(b"".join(gathered))
-                gathered, size = [], 0
         await self.session.line.send(b"".join(gathered))
 
     async def _send_large(self, read: Read, gathered: list[bytes]) -> None:
@@ -138,16 +132,6 @@ async def _some(email: Email, offset: int, length: int) -> bytes:
     if not octets:
         raise DamagedMessage("shorter than it should be")
     return octets
-
-
-def _rows(rows: Placements, start: int, end: int) -> Placements:
-    return Placements(
-        uids=rows.uids[start:end],
-        emails=rows.emails[start:end],
-        flags=rows.flags[start:end],
-        received_s=rows.received_s[start:end],
-        sizes=rows.sizes[start:end],
-    )
 
 
 @handles(Fetch)

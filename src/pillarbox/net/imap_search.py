@@ -7,6 +7,7 @@ when its client goes. Source: RFC 3501 §6.4.4; case 171.
 from __future__ import annotations
 
 import asyncio
+import operator
 from array import array
 from typing import Final
 
@@ -78,7 +79,7 @@ async def _pass(session: ImapSession, searcher: Searcher, uids: UidSet, columns:
 
 
 def _batch(session: ImapSession, part: Slice, columns: tuple[str, ...]) -> Batch:
-    rows, forms = part.placements, part.forms
+    rows = part.placements
     view = chosen(session).view
     flags: list[int] | array[int] = rows.flags
     recent = view.recent(rows.uids)
@@ -86,7 +87,7 @@ def _batch(session: ImapSession, part: Slice, columns: tuple[str, ...]) -> Batch
         flags = [bits | RECENT if new else bits for bits, new in zip(rows.flags, recent, strict=True)]
     batch = Batch(view.numbers(rows.uids), rows.uids, flags, rows.received_s, rows.sizes)
     if columns:
-        batch.headers = [form[0] + form[1] for form in forms]
+        batch.headers = [*map(operator.add, part.columns[0], part.columns[1])]
     if "data" in columns:
         batch.octets = _Octets(session, part)
     return batch
@@ -103,7 +104,7 @@ class _Octets:
         self._last: tuple[int, bytes] = (-1, b"")
 
     def __call__(self, index: int) -> bytes:
-        prefix, _, data = self._part.forms[index]
+        prefix, data = self._part.columns[0][index], self._part.columns[2][index]
         if data is not None:
             return bytes(prefix + data)
         if self._last[0] != index:

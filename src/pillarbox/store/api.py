@@ -84,8 +84,8 @@ class Delivery:
 
 
 COLUMNS = (
-    "envelope", "body", "bodystructure", "headers", "parts", "preview", "subject", "base_subject", "sent_s",
-    "message_id", "references", "prefix", "email_id", "data",
+    "envelope", "body", "bodystructure", "headers", "field_codes", "parts", "preview", "subject", "base_subject",
+    "sent_s", "message_id", "references", "prefix", "email_id", "data",
 )  # fmt: skip
 """What `fetch` can return beside the placements. `data` is the content where it is kept in the row (≤ 128 KiB), else
 None: then ask `open`. `references` is a space-separated str, `sent_s` an int or None; the rest as in WireForms."""
@@ -93,10 +93,20 @@ None: then ask `open`. `references` is a space-separated str, `sent_s` an int or
 
 @dataclass(slots=True)
 class Slice:
-    """A run of messages: `forms[i]` are the asked-for columns of the i-th placement."""
+    """A run of messages: `columns[i]` has the i-th asked-for column, with a value for each placement."""
 
     placements: Placements
-    forms: list[tuple[Any, ...]] = field(default_factory=list)
+    columns: Sequence[Sequence[Any]] = ()
+
+    @classmethod
+    def of_rows(cls, placements: Placements, rows: Sequence[Sequence[Any]]) -> Slice:
+        """From the columns of one placement after the other."""
+        return cls(placements, [*zip(*rows, strict=True)])
+
+    @property
+    def forms(self) -> list[tuple[Any, ...]]:
+        """The columns of each placement together."""
+        return [*zip(*self.columns, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from pillarbox.message.wire import wire_forms
 from pillarbox.model.mailbox import Placements
 from pillarbox.model.settings import Limits
-from pillarbox.protocol.imap.fetch import RECENT, FetchItem, FetchPlan, FlagTexts, Read, number_texts
+from pillarbox.protocol.imap.columns import number_texts
+from pillarbox.protocol.imap.commands import Request
+from pillarbox.protocol.imap.fetch import RECENT, FetchItem, FetchPlan, FlagTexts, Read
 from pillarbox.protocol.imap.grammar import When
-from pillarbox.protocol.imap.server import ImapServer
+from pillarbox.protocol.imap.server import ImapServer, Mistake
 
 PREFIX = b"Delivered-To: ada@a.test\r\n"
 MESSAGE = b"From: a@b.test\r\nSubject: 100% %d\r\nX-Odd: x\r\n\r\nHello.\r\n"
@@ -41,6 +43,7 @@ def form(plan, in_row=True):
         "body": FORMS.body,
         "bodystructure": FORMS.bodystructure,
         "headers": FORMS.headers,
+        "field_codes": FORMS.field_codes,
         "parts": FORMS.parts,
         "prefix": PREFIX,
         "data": MESSAGE if in_row else None,
@@ -52,7 +55,7 @@ def answer(text, uid=False, in_row=True, read_only=False):
     plan = FetchPlan(items(text), uid, read_only)
     texts = [b"\\Seen", b"\\Seen"] if plan.needs_flags else []
     if not plan.needs_octets:
-        return plan.format_rows(range(1, 3), ROWS, texts, [form(plan)] * 2 if plan.columns else [])
+        return plan.format_rows(range(1, 3), ROWS, texts, [[value] * 2 for value in form(plan)])
     told = b""
     for index in range(2):
         text_of = texts[index] if texts else b""
@@ -149,6 +152,49 @@ def test_numbers_as_text(numbers: Sequence[int]) -> None:
 def test_fields_that_we_added_are_told_once():
     plan = FetchPlan(items(b"BODY.PEEK[HEADER.FIELDS (DELIVERED-TO DATE)]"), False)
     date = b"Date: Fri, 15 Jan 2027 08:00:00 +0000\r\n"
-    values = {"headers": date + FORMS.headers, "prefix": PREFIX + date}
-    told = plan.format_rows(range(1, 3), ROWS, [], [tuple(values[column] for column in plan.columns)] * 2)
+    forms = wire_forms(MESSAGE, PREFIX + date)
+    values = {"headers": forms.headers, "field_codes": forms.field_codes, "prefix": PREFIX + date}
+    told = plan.format_rows(range(1, 3), ROWS, [], [[values[column]] * 2 for column in plan.columns])
     assert told.count(PREFIX + date + b"\r\n") == 2 and told.count(date) == 2
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b" ".join(b"BODY.PEEK[]<%d.100000>" % n for n in range(11)),
+        b"RFC822 BODY[] BODY.PEEK[] " + b" ".join(b"BODY[TEXT]<%d.9>" % n for n in range(8)),
+        b" ".join(b"BODY[%b]" % b".".join([b"1"] * n) for n in range(11)),
+        b" ".join(b"BODY.PEEK[HEADER.FIELDS (X-%d)]" % n for n in range(11)),
+        b" ".join(b"BODY.PEEK[%d]<0.9>" % n for n in range(1, 10)) + b" BODY[9.HEADER]"
+        + b" " + b" ".join(b"BODY[9]<%d.9>" % n for n in range(9)),
+    ],
+)  # fmt: skip
+def test_the_same_octets_are_not_asked_for_again_and_again(asked: bytes) -> None:
+    core = ImapServer(Limits())
+    core.state = When.SELECTED
+    core.receive(b"a FETCH 1 (%b)\r\n" % asked)
+    mistake = core.next_event()
+    assert isinstance(mistake, Mistake)
+    assert mistake.octets == b"a BAD The same octets are asked for more than 10 times.\r\n"
+    core.receive(b"a FETCH 1 (%b)\r\n" % asked.rpartition(b" BODY")[0])
+    assert isinstance(core.next_event(), Request)
+
+
+def test_many_parts_with_their_headers_may_be_asked_for() -> None:
+    parts = b" ".join(b"BODY.PEEK[2.%d.MIME] BODY.PEEK[2.%d]" % (n, n) for n in range(1, 90))
+    assert len(items(b"(UID BODY.PEEK[HEADER] BODY.PEEK[1.MIME] BODY.PEEK[1] BODY.PEEK[2.MIME] " + parts + b")")) == 183
+
+
+def test_a_long_answer_for_one_message_comes_in_pieces() -> None:
+    whole = b"Subject: long\r\n\r\n" + b"x" * 100_000
+    forms = wire_forms(whole)
+    plan = FetchPlan(items(b"(UID BODY.PEEK[] BODY.PEEK[TEXT] BODY.PEEK[HEADER] BODY.PEEK[]<3.99999> FLAGS)"), False)
+    values = {"prefix": b"", "parts": forms.parts, "data": whole}
+    form = tuple(values[column] for column in plan.columns)
+    pieces = list(plan.message_pieces(1, ROWS, 0, b"", form))
+    assert max(map(len, pieces)) < 110_000
+    text = whole[17:]
+    assert b"".join(pieces) == (
+        b"* 1 FETCH (UID 7 BODY[] {100017}\r\n%b BODY[TEXT] {100000}\r\n%b BODY[HEADER] {17}\r\n%b"
+        b" BODY[]<3> {99999}\r\n%b FLAGS ())\r\n" % (whole, text, whole[:17], whole[3:100_002])
+    )

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any, Final, Protocol, TypeAlias
 
 from pillarbox.message.section import Section, locate, parse_section, select_fields, select_fields_of_all
-from pillarbox.message.wire import LISTED_FIELDS
+from pillarbox.message.wire import FIELD_CODES, LISTED_FIELDS
 from pillarbox.model.flags import flag_names
+from pillarbox.protocol.imap.columns import LENGTHS, date_columns, number_texts
 from pillarbox.protocol.imap.lexer import Lexer, ParseError
 
 RECENT: Final = 1 << 64
 """\\Recent among flag bits: over the 64 that the store keeps."""
 MAX_ITEMS: Final = 200
+MAX_TIMES: Final = 10
+"""How often one FETCH may ask for the same octets of a message."""
+PIECE_OCTETS: Final = 1 << 16
+"""Octets of a message that are handed out before more items of it are looked at."""
 _NAME: Final = re.compile(rb"[A-Za-z0-9.]{1,40}")
 
 SIMPLE: Final = frozenset(
@@ -76,8 +81,24 @@ def parse_fetch_items(lexer: Lexer) -> tuple[FetchItem, ...]:
         if len(items) > MAX_ITEMS:
             raise ParseError("too many fetch items")
         if lexer.close():
+            _check_sections(items)
             return tuple(items)
         lexer.space()
+
+
+def _check_sections(items: Iterable[FetchItem]) -> None:
+    """Raises ParseError if the answer could be many times as long as the message: sections may repeat, as partials or
+    with different field names, and hold one another."""
+    contents: Counter[tuple[int, ...]] = Counter()
+    headers: Counter[tuple[int, ...]] = Counter()
+    for item in items:
+        if item.section:
+            (contents if item.section.what in ("", "TEXT") else headers)[item.section.path] += 1
+    if contents.total() + headers.total() <= MAX_TIMES:
+        return
+    for path in contents.keys() | headers.keys():
+        if headers[path] + sum(contents[path[:length]] for length in range(len(path) + 1)) > MAX_TIMES:
+            raise ParseError(f"the same octets are asked for more than {MAX_TIMES} times")
 
 
 def _parse_item(lexer: Lexer, name: bytes) -> FetchItem:
@@ -182,7 +203,7 @@ class FetchPlan:
             if item.label in _READY:
                 columns[_READY[item.label]] = None
             elif item.section and item.is_listed():
-                columns["headers"] = None
+                columns |= {"headers": None, "field_codes": None}
                 if item.section.names & _IN_PREFIX:
                     columns["prefix"] = None
         if self.needs_octets:
@@ -192,9 +213,10 @@ class FetchPlan:
     # --- all from columns
 
     def _row_pieces(self) -> list[bytes]:
-        """An answer as literal octets with holes (empty octets, at odd places) for the columns."""
-        texts = [_TEMPLATES.get(item.label) or (item.label + b" {", b"}\r\n", b"") for item in self.items]
-        pieces = [b"* ", b""]
+        """An answer as holes (empty octets, at even places) for the columns, and literal octets after each, up to the
+        number of the next answer."""
+        texts = [_TEMPLATES.get(item.label) or _list_template(item) for item in self.items]
+        pieces = [b""]
         before = b" FETCH ("
         for first, *others, last in texts:
             pieces.append(before + first)
@@ -202,17 +224,20 @@ class FetchPlan:
                 pieces += [b"", other]
             pieces.append(b"")
             before = last + b" "
-        return [*pieces, before[:-1] + b")\r\n"]
+        return [*pieces, before[:-1] + b")\r\n* "]
 
-    def format_rows(self, numbers: Sequence[int], rows: Rows, flags: list[bytes], forms: list[Form]) -> bytes:
-        """The answers for a slice when `needs_octets` is false. `flags`: texts, if `needs_flags`.
+    def format_rows(
+        self, numbers: Sequence[int], rows: Rows, flags: list[bytes], stored: Sequence[Sequence[Any]]
+    ) -> bytes:
+        """The answers for a slice when `needs_octets` is false. `flags`: texts, if `needs_flags`; `stored`: the columns
+        asked for.
 
         The columns are laid into a list of pieces with strides, and joined: five times as fast as `%`.
         """
         count = len(numbers)
         if not count:
             return b""
-        by_name = dict(zip(self.columns, zip(*forms, strict=True), strict=True)) if self.columns else {}
+        by_name = dict(zip(self.columns, stored, strict=True))
         columns: list[Sequence[bytes]] = [number_texts(numbers)]
         for item in self.items:
             match item.label:
@@ -221,17 +246,18 @@ class FetchPlan:
                 case b"FLAGS":
                     columns.append(flags)
                 case b"INTERNALDATE":
-                    columns += _date_columns(rows.received_s)
+                    columns += date_columns(rows.received_s)
                 case b"RFC822.SIZE":
                     columns.append(number_texts(rows.sizes))
                 case b"ENVELOPE" | b"BODY" | b"BODYSTRUCTURE":
                     columns.append(by_name[_READY[item.label]])
                 case _:
                     columns += _listed_columns(item, by_name)
-        pieces = self._pieces * count
         stride = len(self._pieces)
+        pieces = [b"* ", *self._pieces * count]
         for place, column in enumerate(columns):
             pieces[2 * place + 1 :: stride] = column
+        pieces[-1] = pieces[-1][:-2]
         return b"".join(pieces)
 
     # --- with octets of bodies
@@ -253,7 +279,7 @@ class FetchPlan:
                 case b"FLAGS":
                     out.append(b"FLAGS (%b)" % flags)
                 case b"INTERNALDATE":
-                    day, minute, second = (column[0] for column in _date_columns(rows.received_s[index : index + 1]))
+                    day, minute, second = (column[0] for column in date_columns(rows.received_s[index : index + 1]))
                     out.append(b'INTERNALDATE "%b %b%b +0000"' % (day, minute, second))
                 case b"RFC822.SIZE":
                     out.append(b"RFC822.SIZE %d" % rows.sizes[index])
@@ -268,6 +294,9 @@ class FetchPlan:
                     else:
                         yield from _from_disk(item, rows.emails[index], b"".join(out), *place)
                         out.clear()
+            if len(out[-1] if out else b"") >= PIECE_OCTETS:
+                yield b"".join(out)
+                out.clear()
         out.append(b")\r\n")
         yield b"".join(out)
 
@@ -286,16 +315,25 @@ _TEMPLATES: Final = {
 
 
 def _listed_columns(item: FetchItem, by_name: Mapping[str, Sequence[Any]]) -> tuple[list[bytes], list[bytes]]:
-    """Lengths and texts of a list of header fields."""
+    """Lengths and texts of a list of header fields. Each text begins with the LF after its length, and the empty line
+    that ends it is in the template."""
     assert item.section is not None
-    names = item.section.names
-    texts = select_fields_of_all(by_name["headers"], names)
+    names, headers = item.section.names, by_name["headers"]
+    try:
+        texts = select_fields_of_all(headers, by_name["field_codes"], b"".join(map(FIELD_CODES.__getitem__, names)))
+    except ValueError:  # an odd message among them
+        texts = [b"\n" + select_fields(header, names, False)[:-2] for header in headers]
     if names & _IN_PREFIX:
-        ours = select_fields_of_all(by_name["prefix"], names & _IN_PREFIX)
-        texts = [own[:-2] + text for own, text in zip(ours, texts, strict=True)]
+        ours = (select_fields(prefix, names & _IN_PREFIX, False)[:-2] for prefix in by_name["prefix"])
+        texts = [b"\n" + own + text[1:] for own, text in zip(ours, texts, strict=True)]
     if item.partial:
-        texts = [_clip(text, item.partial) for text in texts]
-    return number_texts([*map(len, texts)]), texts
+        texts = [b"\n" + _clip(text[1:] + b"\r\n", item.partial) for text in texts]
+    rest = -1 if item.partial else 1
+    return [LENGTHS[len(text) + rest] for text in texts], texts
+
+
+def _list_template(item: FetchItem) -> tuple[bytes, ...]:
+    return item.label + b" {", b"}\r", b"" if item.partial else b"\r\n"
 
 
 def _place(item: FetchItem, parts: bytes, prefix_length: int, size: int) -> tuple[int, int] | None:
@@ -347,60 +385,3 @@ def _selected(item: FetchItem, header: bytes) -> bytes:
 
 def _clip(text: bytes, partial: tuple[int, int]) -> bytes:
     return text[partial[0] : partial[0] + partial[1]]
-
-
-# --- numbers ----------------------------------------------------------------------------------------------------------
-
-_LAST_THREE: Final = [b"%03d" % number for number in range(1000)]
-
-
-def number_texts(numbers: Sequence[int]) -> list[bytes]:
-    """Numbers (not negative) in decimal. Ascending by one, as they mostly are, they cost a quarter."""
-    count = len(numbers)
-    if not count:
-        return []
-    first, last = numbers[0], numbers[-1]
-    if last - first != count - 1 or not (isinstance(numbers, range) or [*range(first, last + 1)] == [*numbers]):
-        return (b"%d," * count % tuple(numbers))[:-1].split(b",")
-    texts: list[bytes] = []
-    while first <= last:
-        thousands, rest = divmod(first, 1000)
-        here = _LAST_THREE[rest : rest + last - first + 1]
-        lead = b"%d" % thousands
-        texts += [lead + three for three in here] if thousands else [b"%d" % int(three) for three in here]
-        first += len(here)
-    return texts
-
-
-# --- dates ------------------------------------------------------------------------------------------------------------
-
-_MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
-_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
-_LAST_DAY: Final = date(9999, 12, 31).toordinal() - _EPOCH_DAY
-
-
-class _Days(dict[int, bytes]):
-    """Days since 1970 → `17-Jul-1996`."""
-
-    def __missing__(self, day: int) -> bytes:
-        when = date.fromordinal(min(max(day, 1 - _EPOCH_DAY), _LAST_DAY) + _EPOCH_DAY)
-        text = b"%2d-%b-%04d" % (when.day, _MONTHS[when.month - 1], when.year)
-        if len(self) < 65536:
-            self[day] = text
-        return text
-
-
-_DAYS: Final = _Days()
-
-
-_MINUTES: Final = [b"%02d:%02d:" % divmod(minute, 60) for minute in range(1440)]
-_SECONDS: Final = [b"%02d" % second for second in range(60)]
-
-
-def _date_columns(seconds: Sequence[int]) -> list[list[bytes]]:
-    days, minutes, texts = _DAYS, _MINUTES, _SECONDS
-    return [
-        [days[s // 86400] for s in seconds],
-        [minutes[s % 86400 // 60] for s in seconds],
-        [texts[s % 60] for s in seconds],
-    ]

@@ -8,7 +8,7 @@ store tells what changed since a modseq. 4 octets a message.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from pillarbox.model.uids import UidSet, normalise
@@ -129,12 +129,15 @@ class View:
             first, _ = self._recent.pop()
         self._recent.append((first, next_uid - 1))
 
-    def recent(self, uids: array[int]) -> Sequence[bool] | None:
+    def recent(self, uids: array[int]) -> Sequence[int] | None:
         """Which of these UIDs (ascending) are \\Recent; None if none of them is."""
         if not self._recent or not uids or self._recent[-1][1] < uids[0]:
             return None
-        ranges = self._recent
-        return [any(low <= uid <= high for low, high in ranges) for uid in uids]
+        among = bytearray(len(uids))
+        for low, high in self._recent:
+            start, end = bisect_left(uids, low), bisect_right(uids, high)
+            among[start:end] = b"\1" * (end - start)
+        return among
 
     def recent_count(self) -> int:
         return self.count(UidSet(normalise(self._recent)))

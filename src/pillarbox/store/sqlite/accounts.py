@@ -190,17 +190,23 @@ class AccountFile:
         for task in tasks:
             try:
                 with self.reading:
-                    done.append((task.future, self._read_one(task.verb), None))
+                    done.append((task.future, self._read_one(task), None))
             except Exception as error:
                 done.append((task.future, None, as_trouble(error, f"account {self.id}", account=True)))
+            if not task.guarded:  # a step of a FETCH: the loop sends it while the next is read
+                self._accounts.tell_done(done)
+                done = []
         return done
 
-    def _read_one(self, verb: Verb) -> Any:
-        """All of a verb sees one moment."""
+    def _read_one(self, task: Task) -> Any:
+        """All of a guarded verb sees one moment."""
+        verb = task.verb
         if self.reader is None:
             self.reader = self._open()
         db = self.reader
         try:
+            if not task.guarded:
+                return verb(db)
             db.execute("BEGIN")
             try:
                 return verb(db)
@@ -347,11 +353,11 @@ class Accounts:
         file.committer.submit(DeliverTask(deliveries, future))
         return future
 
-    def read(self, account: AccountId, verb: Verb) -> asyncio.Future[Any]:
-        """Run a verb that only reads."""
+    def read(self, account: AccountId, verb: Verb, at_one_moment: bool = True) -> asyncio.Future[Any]:
+        """Run a verb that only reads: in one transaction, or each of its statements for itself."""
         file = self.get(account)
         future = asyncio.get_running_loop().create_future()
-        self.lanes.submit(file.read_lane, Task(verb, future))
+        self.lanes.submit(file.read_lane, Task(verb, future, at_one_moment))
         return future
 
     async def run_on(self, account: AccountId, work: Callable[[AccountFile], Any]) -> Any:
@@ -381,6 +387,10 @@ class Accounts:
                 db.close(force=True)
         except (apsw.Error, OSError) as error:
             raise as_trouble(error, f"account {account}", account=True) from error
+
+    def tell_done(self, done: Sequence[Done]) -> None:
+        """Results of a batch that goes on. From any thread."""
+        self.outbox.post(done)
 
     def tell(self, topic: str) -> None:
         """Publish, from any thread."""

@@ -45,7 +45,7 @@ SELECT (SELECT modseq FROM meta), count(*), group_concat(ifnull(length(x), -1)),
 FROM (
     SELECT ifnull(h.prefix, x'') AS prefix, CAST(ifnull(h.prefix, x'') || {data} AS BLOB) AS x,
         ifnull(substr(h.parts, 1, {RECORD_OCTETS}), zeroblob({RECORD_OCTETS})) AS parts
-    FROM carray(?) a LEFT JOIN head h ON h.id=a.value
+    FROM carray(?) a LEFT JOIN email h ON h.id=a.value
         LEFT JOIN content c ON c.id=a.value LIMIT -1
 )"""
 

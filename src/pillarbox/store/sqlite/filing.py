@@ -1,7 +1,7 @@
 """Putting emails into mailboxes and taking them out: append, deliver, copy, move, expunge. In the caller's transaction.
 
-An email has rows in `email`, `head` and, up to 128 KiB, `content`; its placements are in chunks. Rows of an email whose
-last placement went are removed later (`bury`), in small steps.
+An email has rows in `email`, `head` and `content` (with its octets, up to 128 KiB); its placements are in chunks. Rows
+of an email whose last placement went are removed later (`bury`), in small steps.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from pillarbox.store.sqlite import bulk, mailboxes, placements
 from pillarbox.store.sqlite.files import Db
 from pillarbox.store.sqlite.mailboxes import Box, Meta
 
-EMAIL_COLUMNS: Final = (
-    "version, envelope, body, bodystructure, preview, subject, base_subject, sent_s, message_id, refs"
-)
+EMAIL_FORMS: Final = ("version", "bodystructure", "parts")
+HEAD_FORMS: Final = (
+    "envelope", "headers", "field_codes", "subject", "base_subject", "sent_s", "message_id", "refs",
+)  # fmt: skip
+CONTENT_FORMS: Final = ("body", "preview")
+"""What the parser makes of a message, as the first columns of `email`, `head` and `content` after the id."""
 Filing = tuple[Box, NewEmail]
 
 
@@ -63,12 +66,22 @@ class Kept:
         return self.db is db and self.version + 1 == version
 
 
-def form_columns(forms: WireForms) -> tuple[Any, ...]:
-    """Values for EMAIL_COLUMNS."""
+def email_forms(forms: WireForms) -> tuple[Any, ...]:
+    """Values for EMAIL_FORMS."""
+    return VERSION, forms.bodystructure, forms.parts
+
+
+def head_forms(forms: WireForms) -> tuple[Any, ...]:
+    """Values for HEAD_FORMS."""
     return (
-        VERSION, forms.envelope, forms.body, forms.bodystructure, forms.preview, forms.subject, forms.base_subject,
-        forms.sent_at, forms.message_id, " ".join(forms.references),
+        forms.envelope, forms.headers, forms.field_codes, forms.subject, forms.base_subject, forms.sent_at,
+        forms.message_id, " ".join(forms.references),
     )  # fmt: skip
+
+
+def content_forms(forms: WireForms) -> tuple[Any, ...]:
+    """Values for CONTENT_FORMS."""
+    return forms.body, forms.preview
 
 
 def append(
@@ -172,11 +185,10 @@ def _file(
             octets = content.data
             forms = wire_forms(octets if octets is not None else read_whole(files.blobs, content), email.prefix)
         size = len(email.prefix) + content.size
-        columns = (email.id, size, content.sha256, 0 if in_row else 1)
-        email_rows.append((number, *form_columns(forms), *columns))
-        head_rows.append((number, email.prefix, forms.headers, forms.parts))
-        if in_row:
-            content_rows.append((number, content.data))
+        columns = (email.prefix, email.id, size, content.sha256, 0 if in_row else 1)
+        email_rows.append((number, *email_forms(forms), *columns))
+        head_rows.append((number, *head_forms(forms)))
+        content_rows.append((number, *content_forms(forms), content.data))
         if box.id not in added:
             added[box.id] = (box, Placements())
         _place(added[box.id][1], box, number, flags, modseq, email.received_s or now_s, size, now_s)
@@ -184,7 +196,7 @@ def _file(
     bulk.insert(db, "INSERT INTO email", email_rows)
     bulk.insert(db, "INSERT INTO head", head_rows)
     bulk.insert(db, "INSERT INTO content", content_rows)
-    if len(content_rows) < len(filings):
+    if any(email.content.data is None for _, email in filings):
         _sync_directory(files.blobs)
     for box, columns_new in added.values():
         tail = placements.append(db, box.id, columns_new, tails.get(box.id) if tails is not None else None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import apsw
 
@@ -19,10 +20,13 @@ from pillarbox.store.blobs import frames
 from pillarbox.store.blobs.pool import Pool
 from pillarbox.store.sqlite import bundle, filing, mailboxes, reading
 from pillarbox.store.sqlite.accounts import Accounts
+from pillarbox.store.sqlite.fetching import Fetched, Fetching, Stale, renew_forms
 from pillarbox.store.sqlite.files import Db
 
 # Within `Mailboxes` the name `list` is a verb.
 Headlines = list[EmailHeadline]
+READ_AHEAD: Final = 2
+"""Slices of a FETCH that are being read, or wait to be sent."""
 MaybeHeadlines = list[EmailHeadline | None]
 Names = list[str]
 
@@ -187,34 +191,25 @@ class Mailboxes:
         changed_since: int = 0,
     ) -> AsyncIterator[Slice]:
         """See api.Mailboxes."""
-        files = self._accounts.get(account).files
-
-        def read(start: int) -> asyncio.Future[reading.Fetched]:
-            def verb(db: Db) -> reading.Fetched:
-                if not start:
-                    mailboxes.by_id(db, mailbox)
-                return reading.fetch(db, files, mailbox, uids, columns, changed_since, start)
-
-            return self._accounts.read(account, verb)
-
-        coming, is_first = read(0), True
+        fetching = Fetching(self._accounts.get(account).files, mailbox, uids, columns, changed_since)
+        slices, stale = await self._accounts.read(account, fetching.first)
+        coming: deque[asyncio.Future[Fetched]] = deque()
         while True:
-            slices, at, stale = await coming
-            if at is not None and not is_first:  # who asked for a second will ask for a third: read it meanwhile
-                coming = read(at)
-                coming.add_done_callback(_look)
             if stale:
                 self._renew(account, stale)
             for piece in slices:
                 yield piece
-            if at is None:
+            # Who asks for a second slice will ask for a third: one is read while another waits.
+            while not fetching.done and len(coming) < READ_AHEAD:
+                coming.append(self._accounts.read(account, fetching.further, at_one_moment=False))
+                coming[-1].add_done_callback(_look)
+            if not coming:
                 return
-            if is_first:
-                coming, is_first = read(at), False
+            slices, stale = await coming.popleft()
 
-    def _renew(self, account: AccountId, stale: reading.Stale) -> None:
+    def _renew(self, account: AccountId, stale: Stale) -> None:
         """Keep forms of a new parser, in the background."""
-        kept = self._accounts.write(account, lambda db: reading.renew_forms(db, stale))
+        kept = self._accounts.write(account, lambda db: renew_forms(db, stale))
         kept.add_done_callback(_look)
 
     async def bundle(self, account: AccountId, emails: Sequence[int], heads_only: bool = False) -> Bundle:

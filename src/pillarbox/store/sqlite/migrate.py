@@ -78,10 +78,10 @@ CREATE TABLE meta(id INTEGER PRIMARY KEY, identity, modseq, next_email, next_mai
 CREATE TABLE mailbox(id INTEGER PRIMARY KEY, name UNIQUE, uidvalidity, uidnext, modseq, messages, unseen, deleted, size,
  recent_uid, special_use, keywords);
 CREATE TABLE chunk(at INTEGER PRIMARY KEY, count, max_modseq, uids, flags, modseqs, emails, sizes, received, saved);
-CREATE TABLE email(id INTEGER PRIMARY KEY, version, envelope, body, bodystructure, preview, subject, base_subject,
- sent_s, message_id, refs, email_id, size, sha256, blob);
-CREATE TABLE head(id INTEGER PRIMARY KEY, prefix, headers, parts);
-CREATE TABLE content(id INTEGER PRIMARY KEY, data);
+CREATE TABLE email(id INTEGER PRIMARY KEY, version, bodystructure, parts, prefix, email_id, size, sha256, blob);
+CREATE TABLE head(id INTEGER PRIMARY KEY, envelope, headers, field_codes, subject, base_subject, sent_s, message_id,
+ refs);
+CREATE TABLE content(id INTEGER PRIMARY KEY, body, preview, data);
 CREATE TABLE shared(email INTEGER PRIMARY KEY, extra);
 CREATE TABLE expunged(mailbox, modseq, low, high, PRIMARY KEY(mailbox, modseq, low)) WITHOUT ROWID;
 CREATE TABLE dead(n INTEGER PRIMARY KEY, emails);
@@ -94,7 +94,9 @@ CREATE INDEX email_blob ON email(sha256) WHERE blob;
     ),
 )
 """`chunk.at` is mailbox * 2^32 + a lower bound of its UIDs; `chunk.count` and what follows in placements.py.
-`email.blob` is 1 where the content is in `blobs/`. `email.version` is that of the parser."""
+`email.blob` is 1 where the content is in `blobs/`. `email.version` is that of the parser, for the
+other tables as well. Reading one column of many emails walks over all columns of its table: what clients ask for all of
+a mailbox is in the narrow `email` and in `head`, the rest is beside the content."""
 
 SPOOL: Final = Schema(
     "spool",

@@ -118,8 +118,8 @@ def append(db: Db, mailbox: int, new: Placements, tail: Tail | None = None) -> T
     if tail is not None and len(tail[1]) < TAIL:
         at, rows = tail
         extend(rows, new)
-        if len(rows) > TAIL:
-            at, rows = _join_left(db, low, at, rows)
+    if len(rows) >= TAIL:
+        at, rows = _join_left(db, low, at, rows)
     while len(rows) > FULL:
         piece, rest = Placements(), Placements()
         extend(piece, rows, 0, FULL)
@@ -131,7 +131,7 @@ def append(db: Db, mailbox: int, new: Placements, tail: Tail | None = None) -> T
 
 
 def _join_left(db: Db, low: int, at: int, rows: Placements) -> tuple[int, Placements]:
-    """Join a chunk that has outgrown the tail to its left neighbour, if there is room."""
+    """Join a chunk that is no small tail any more to its left neighbour, if there is room."""
     left = db.execute("SELECT at, count FROM chunk WHERE at>=? AND at<? ORDER BY at DESC LIMIT 1", (low, at)).fetchall()
     if not left or left[0][1] + len(rows) > FULL:
         return at, rows

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Iterable
 
-import apsw
-
-from pillarbox.message.wire import VERSION, WireForms, wire_forms
 from pillarbox.model.errors import NoSuchMessage
 from pillarbox.model.flags import DELETED, SEEN
-from pillarbox.model.mailbox import Content, Mailbox, Placements
+from pillarbox.model.mailbox import Mailbox, Placements
 from pillarbox.model.uids import UidSet
-from pillarbox.store.api import Changes, Slice, Stored
-from pillarbox.store.blobs.frames import read_whole
-from pillarbox.store.blobs.pool import INLINE_OCTETS
+from pillarbox.store.api import Changes, Stored
 from pillarbox.store.sqlite import lanes64, mailboxes, placements
 from pillarbox.store.sqlite.files import Db
-from pillarbox.store.sqlite.filing import EMAIL_COLUMNS, Files, form_columns
 from pillarbox.store.sqlite.mailboxes import Meta
 from pillarbox.store.sqlite.placements import Chunk, Spans
-
-_PLACES: Final = {
-    "envelope": "e.envelope", "body": "e.body", "bodystructure": "e.bodystructure", "preview": "e.preview",
-    "subject": "e.subject", "base_subject": "e.base_subject", "sent_s": "e.sent_s", "message_id": "e.message_id",
-    "references": "e.refs", "email_id": "e.email_id", "headers": "h.headers", "parts": "h.parts", "prefix": "h.prefix",
-    "data": "c.data",
-}  # fmt: skip
-_DERIVED: Final = frozenset(_PLACES) - {"email_id", "prefix", "data"}
-_OF_HEAD: Final = frozenset(("headers", "parts", "prefix"))
-_IN_ONE: Final = frozenset(("envelope", "body", "bodystructure", "headers", "prefix"))
-"""Columns of octets in which a NUL is rare: they can be read joined."""
-MANY_RUNS: Final = 4096
-SLICE_OCTETS: Final = 256 * 1024
-AHEAD: Final = 8
-"""Slices without forms that are read in one go."""
-Stale = list[tuple[int, WireForms]]
 
 
 def uids(db: Db, mailbox: int) -> tuple[Mailbox, Placements]:
@@ -77,147 +53,6 @@ def _changed_spans(columns: Placements, where: Spans, since: int) -> Spans:
     return [(i, i + 1) for start, end in where for i in range(start, end) if modseqs[i] > since]
 
 
-def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) -> tuple[Slice, Stale]:
-    """The asked-for columns of these placements; forms of an older parser are computed anew and returned as well."""
-    derived = not _DERIVED.isdisjoint(columns)
-    tables = "email e"
-    if not _OF_HEAD.isdisjoint(columns):
-        tables += " JOIN head h ON h.id=e.id"
-    if "data" in columns:
-        tables += " LEFT JOIN content c ON c.id=e.id"
-    emails = found.emails
-    run = (emails[0], emails[-1])
-    is_run = _is_run(emails)
-    bindings: tuple[Any, ...] = run
-    if not is_run:
-        source = f"carray(?) a CROSS JOIN {tables} WHERE e.id=a.value"
-        bindings = (apsw.carray(memoryview(emails).cast("B").cast("q")),)
-    else:
-        derived = derived and run not in files.current
-        id_, tables = ("h.id", "head h") if not derived and _OF_HEAD.issuperset(columns) else ("e.id", tables)
-        source = f"{tables} WHERE {id_} BETWEEN ? AND ? ORDER BY {id_}"
-    if _IN_ONE.issuperset(columns):
-        joined = _in_one(db, source, bindings, columns, len(emails), derived)
-        if joined is not None:
-            if is_run and derived:
-                if len(files.current) >= MANY_RUNS:
-                    files.current.clear()
-                files.current.add(run)
-            return Slice(found, joined), []
-    places = [_PLACES[column] for column in columns] + (["e.version"] if derived else [])
-    rows = db.execute(f"SELECT {', '.join(places)} FROM {source}", bindings).fetchall()
-    if len(rows) != len(emails):
-        raise apsw.CorruptError(f"{len(emails) - len(rows)} emails of a mailbox are missing")
-    stale: Stale = []
-    if derived:
-        for i, row in enumerate(rows):
-            if row[-1] != VERSION:
-                forms = _compute(db, files, emails[i])
-                stale.append((emails[i], forms))
-                rows[i] = _renewed(row, columns, forms)
-        rows = [row[:-1] for row in rows]
-    return Slice(found, rows), stale
-
-
-def _in_one(
-    db: Db, source: str, bindings: tuple[Any, ...], columns: Sequence[str], count: int, derived: bool
-) -> list[tuple[Any, ...]] | None:
-    """The rows, joined to one by SQLite: it gives up Python's lock once for all and not for each row, so that the loop
-    sends one slice while the next is read. None if a row needs more care: a NUL octet in it, or an older parser's."""
-    inner = ", ".join(f"{_PLACES[column]} AS c{i}" for i, column in enumerate(columns))
-    outer = ", ".join(f"CAST(group_concat(c{i}, x'00') AS BLOB)" for i in range(len(columns)))
-    if derived:
-        outer, inner = f"min(v), max(v), {outer}", f"e.version AS v, {inner}"
-    [(rows, *texts)] = db.execute(f"SELECT count(*), {outer} FROM (SELECT {inner} FROM {source})", bindings).fetchall()
-    if rows != count or (derived and (texts.pop(0), texts.pop(0)) != (VERSION, VERSION)):
-        return None
-    lists = [text.split(b"\0") for text in texts if text is not None]
-    if len(lists) != len(columns) or any(len(texts) != count for texts in lists):
-        return None
-    return [*zip(*lists, strict=True)]
-
-
-def _is_run(emails: array[int]) -> bool:
-    """Are these consecutive numbers, ascending? Then one range scan reads them."""
-    return emails[-1] - emails[0] == len(emails) - 1 and emails.tolist() == list(range(emails[0], emails[-1] + 1))
-
-
-def _renewed(row: tuple[Any, ...], columns: Sequence[str], forms: WireForms) -> tuple[Any, ...]:
-    fresh = dict(zip(EMAIL_COLUMNS.split(", "), form_columns(forms), strict=True))
-    fresh |= {"references": fresh["refs"], "headers": forms.headers, "parts": forms.parts}
-    return (*(fresh.get(column, old) for column, old in zip(columns, row, strict=False)), row[-1])
-
-
-def _compute(db: Db, files: Files, email: int) -> WireForms:
-    for prefix, sha256, blob, data in db.execute(
-        "SELECT h.prefix, e.sha256, e.blob, c.data FROM email e JOIN head h ON h.id=e.id "
-        "LEFT JOIN content c ON c.id=e.id WHERE e.id=?",
-        (email,),
-    ):
-        return wire_forms(read_whole(files.blobs, Content(sha256, 0, None)) if blob else data, prefix)
-    raise NoSuchMessage(f"email {email}")
-
-
-def renew_forms(db: Db, stale: Stale) -> None:
-    """Keep forms that were computed anew."""
-    assignments = ", ".join(f"{column}=?" for column in EMAIL_COLUMNS.split(", "))
-    for email, forms in stale:
-        db.execute(f"UPDATE email SET {assignments} WHERE id=?", (*form_columns(forms), email))
-        db.execute("UPDATE head SET headers=?, parts=? WHERE id=?", (forms.headers, forms.parts, email))
-
-
-Fetched = tuple[list[Slice], "int | None", Stale]
-"""Slices, the UID to go on from (None: that was all), and forms that were computed anew."""
-
-
-def fetch(
-    db: Db,
-    files: Files,
-    mailbox: int,
-    wanted: UidSet,
-    columns: Sequence[str],
-    changed_since: int,
-    start: int,
-) -> Fetched:
-    """The next slices of a FETCH, from UID `start` on: some chunks without forms, one with, a part of one with data."""
-    limit = 1 if columns else AHEAD
-    keys = placements.keys(db, mailbox, wanted, changed_since, start, limit + 1)
-    following = keys[limit] & 0xFFFFFFFF if len(keys) > limit else None
-    slices: list[Slice] = []
-    stale: Stale = []
-    for at in keys[:limit]:
-        found = selected(db, at, wanted, changed_since, start)
-        if not len(found):
-            continue
-        if "data" in columns:
-            count = _fitting(found)
-            if count < len(found):
-                following = found.uids[count]
-                found = _piece(found, 0, count)
-        piece = Slice(found)
-        if columns:
-            piece, fresh = with_forms(db, files, found, columns)
-            stale += fresh
-        slices.append(piece)
-    return slices, following, stale
-
-
-def _fitting(found: Placements, limit_octets: int = SLICE_OCTETS) -> int:
-    """How many of the first messages have some 256 KiB together; at least one. Contents in files count little."""
-    octets = 0
-    for i, size in enumerate(found.sizes):
-        octets += size if size <= INLINE_OCTETS else 4096
-        if octets > limit_octets:
-            return max(1, i)
-    return len(found)
-
-
-def _piece(found: Placements, start: int, end: int) -> Placements:
-    piece = Placements()
-    placements.extend(piece, found, start, end)
-    return piece
-
-
 OpenedRow = tuple[bytes, bytes, int, bytes, int, "bytes | None", int]
 """prefix, parts, size, sha256, blob, data, version."""
 
@@ -225,7 +60,7 @@ OpenedRow = tuple[bytes, bytes, int, bytes, int, "bytes | None", int]
 def open_row(db: Db, email: int) -> OpenedRow:
     """What an opened email is read from. Raises NoSuchMessage."""
     for row in db.execute(
-        "SELECT h.prefix, h.parts, e.size, e.sha256, e.blob, c.data, e.version FROM email e JOIN head h ON h.id=e.id "
+        "SELECT e.prefix, e.parts, e.size, e.sha256, e.blob, c.data, e.version FROM email e "
         "LEFT JOIN content c ON c.id=e.id WHERE e.id=?",
         (email,),
     ):

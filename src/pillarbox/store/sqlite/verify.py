@@ -86,11 +86,11 @@ def _check_account(db: Db) -> tuple[list[str], set[bytes]]:
             found.append(f"mailbox {box.id} has an id that will be given out again")
     found += _check_emails(db, places, next_email)
     large: set[bytes] = set()
-    for email, sha256, size, blob, prefix, data in db.execute(
-        "SELECT e.id, e.sha256, e.size, e.blob, h.prefix, c.data FROM email e LEFT JOIN head h ON h.id=e.id "
+    for email, sha256, size, blob, prefix, head, data in db.execute(
+        "SELECT e.id, e.sha256, e.size, e.blob, e.prefix, h.id, c.data FROM email e LEFT JOIN head h ON h.id=e.id "
         "LEFT JOIN content c ON c.id=e.id"
     ):
-        if prefix is None:
+        if head is None:
             found.append(f"email {email}: its header row is missing")
         elif blob:
             large.add(sha256)
