@@ -239,6 +239,8 @@ def test_sessions_of_a_removed_user_end_with_bye(shell: Shell) -> None:
                 pass
             shell.ok("domain", "add", "another.example")  # a change before: what is known of the account is fresh
             host.send("one more look at the directory")
+            while not lines.readline().startswith(b"* 1 EXISTS"):
+                pass
             shell.ok("user", "remove", "ada@example.org")
             said = [line for line in lines if not line.startswith(b"* 1 ")]
             assert len(said) == 1 and said[0].startswith(b"* BYE")
