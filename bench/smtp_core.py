@@ -58,7 +58,8 @@ class Forgetful:
 class YesDesk:
     """Agrees to everything: Desk, Gate and Logins."""
 
-    def admit(self, session: Session) -> None: ...
+    def admit(self, session: Session) -> None:
+        session.trusted = True
 
     def leave(self, session: Session) -> None: ...
 

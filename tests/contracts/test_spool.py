@@ -278,3 +278,57 @@ def test_large_queues_are_claimed_in_small_steps_case_021(engine: Engine) -> Non
         assert all(claim.message == dataclasses.replace(message) for claim in claims)
 
     engine.run(story)
+
+
+def test_a_job_may_be_leased_to_a_colleague_who_is_handed_it(engine: Engine) -> None:
+    async def story(store: Store) -> None:
+        message = engine.message()
+        ours, theirs = engine.job(message, LOCAL), engine.job(message, Target("local", "colleague"))
+        async with engine.opened() as other, engine.opened() as mover:
+            holders = {"colleague": await other.spool.enroll()}
+            claims = await store.spool.accept(message, [ours, theirs], claim=2, holders=holders)
+            assert [claim.job for claim in claims] == [ours, theirs]
+            assert await mover.spool.claim(10, engine.clock.now()) == []
+            assert await store.spool.settle([done(claims[1])]) == [theirs.id]  # it is not ours
+            other.spool.adopt([claims[1]])
+            assert await other.spool.settle([done(claims[1])]) == []
+            assert await store.spool.settle([done(claims[0])]) == []
+            assert (await store.spool.counts())["messages"] == 0
+
+    engine.run(story)
+
+
+def test_what_was_leased_to_a_colleague_is_free_when_it_dies_or_cannot_be_reached(engine: Engine) -> None:
+    async def story(store: Store) -> None:
+        message = engine.message()
+        first, second = (engine.job(message, Target("local", "colleague")) for _ in range(2))
+        async with engine.opened() as mover:
+            async with engine.opened() as other:
+                holder = await other.spool.enroll()
+                claims = await store.spool.accept(message, [first, second], claim=2, holders={"colleague": holder})
+                await store.spool.give_up(claims[:1], holder)
+                [free] = await mover.spool.claim(10, engine.clock.now())
+                assert free.job.id == first.id and free.token > claims[0].token
+            [free] = await mover.spool.claim(10, engine.clock.now())
+            assert free.job.id == second.id
+
+    engine.run(story)
+
+
+def test_jobs_that_were_lost_on_the_way_are_reclaimed_and_no_others(engine: Engine) -> None:
+    async def story(store: Store) -> None:
+        message = engine.message()
+        known, lost = (engine.job(message, Target("local", "colleague")) for _ in range(2))
+        async with engine.opened() as other, engine.opened() as mover:
+            holders = {"colleague": await other.spool.enroll()}
+            claims = await store.spool.accept(message, [known, lost], claim=2, holders=holders)
+            other.spool.adopt(claims[:1])
+            engine.clock.advance(30)
+            young = engine.message()
+            await store.spool.accept(young, [engine.job(young, Target("local", "colleague"))], claim=1, holders=holders)
+            assert await other.spool.reclaim(engine.clock.now() - 20) == 1
+            [free] = await mover.spool.claim(10, engine.clock.now())
+            assert free.job.id == lost.id
+            assert await other.spool.settle([done(claims[0])]) == []
+
+    engine.run(story)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random as random_module
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from pillarbox.model.mailbox import Account, Content
 from pillarbox.model.outcome import Deferred, Delivered, Outcome
 from pillarbox.model.secret import Secret
 from pillarbox.store.api import (
+    NOBODY,
     Alias,
     Claim,
     Delivery,
@@ -175,9 +176,15 @@ class Spool:
         self.settles: list[int] = []
         self.trouble: list[Exception] = []
         self.accepted: list[Spooled] = []
+        self.adopted: list[JobId] = []
 
     async def accept(
-        self, message: Spooled, jobs: Sequence[Job], events: Sequence[TraceEvent] = (), claim: int = 0
+        self,
+        message: Spooled,
+        jobs: Sequence[Job],
+        events: Sequence[TraceEvent] = (),
+        claim: int = 0,
+        holders: Mapping[str, int] = NOBODY,
     ) -> list[Claim]:
         self.accepted.append(message)
         self.events += events
@@ -205,6 +212,19 @@ class Spool:
 
     async def renew(self, now_s: float) -> None:
         pass
+
+    async def enroll(self) -> int:
+        return 1
+
+    def adopt(self, claims: Sequence[Claim]) -> None:
+        self.adopted += [claim.job.id for claim in claims]
+
+    async def give_up(self, claims: Sequence[Claim], holder: int) -> None:
+        for claim in claims:
+            self.rows[claim.job.id].leased = False
+
+    async def reclaim(self, before_s: float) -> int:
+        return 0
 
     async def settle(
         self,

@@ -6,7 +6,7 @@ import email
 import email.policy
 from email.message import EmailMessage
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pillarbox.message.eight_bit import downgrade_to_7bit
@@ -100,6 +100,7 @@ def test_small_limits_hold(octets: bytes) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(octets_of_any_kind)
+@example(b"CC")
 def test_case_135_every_reader_sees_the_same_fields(octets: bytes) -> None:
     message = scan(octets)
     header = message.header_octets()

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from pillarbox.message.section import Section, locate, parse_section, select_fields
+from pillarbox.message.section import (
+    RECORD_OCTETS,
+    Section,
+    all_without_dots,
+    body_starts,
+    locate,
+    parse_section,
+    select_fields,
+)
 from pillarbox.message.wire import wire_forms
 
 TREE = (Path(__file__).parent / "golden" / "rfc3501_sections.eml").read_bytes()
@@ -121,3 +129,22 @@ def test_fields_are_left_out() -> None:
 def test_selected_lines_end_with_crlf() -> None:
     assert select_fields(b"To: b\n c\nCc: d", frozenset({b"to", b"cc"}), False) == b"To: b\r\n c\r\nCc: d\r\n\r\n"
     assert select_fields(b"To: b\n c\nCc: d", frozenset({b"from"}), True) == b"To: b\r\n c\r\nCc: d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("octets", "start", "has_dots"),
+    [
+        (b"A: b\r\n\r\nbody\r\n", 8, False),
+        (b"A: b\r\n\r\n.body\r\n", 8, True),
+        (b"A: b\n\nx\n.\n", 6, True),
+        (b".A: b\r\n\r\n", 9, True),
+        (b"A: .\r\n\r\nbody .\r\n", 8, False),
+        (b"", 0, False),
+    ],
+)
+def test_what_pop3_asks_of_many_messages(octets: bytes, start: int, has_dots: bool) -> None:
+    first = wire_forms(octets).parts[:RECORD_OCTETS]
+    plain = wire_forms(b"A: b\r\n\r\n").parts[:RECORD_OCTETS]
+    assert body_starts(first + plain) == [start, 8]
+    assert all_without_dots(first + plain) is not has_dots
+    assert body_starts(first[:-1]) == []

@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterable
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,14 @@ from .mailhost import MailHost, User
 _LITERAL = re.compile(rb"\{(\d+)\}\r\n$")
 _UID = re.compile(rb"\bUID (\d+)\b")
 _FLAGS = re.compile(rb"FLAGS \(([^)]*)\)")
+
+
+@cache
+def _any_certificate() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class WireError(Exception):
@@ -32,10 +41,7 @@ class Wire:
         self.sock = socket.create_connection((host, port), timeout=timeout_s)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
-            context = ssl.create_default_context()
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-            self.sock = context.wrap_socket(self.sock)
+            self.sock = _any_certificate().wrap_socket(self.sock)
         self.file = self.sock.makefile("rb", buffering=65536)
 
     def __enter__(self) -> Self:

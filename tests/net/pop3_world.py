@@ -24,7 +24,7 @@ from pillarbox.model.settings import Limits, Listener, Settings
 from pillarbox.model.status import Status
 from pillarbox.model.uids import UidSet
 from pillarbox.net.pop3d import Pop3Listener
-from pillarbox.store.api import Changes, Signals, Slice, Store
+from pillarbox.store.api import Bundle, Changes, Signals, Slice, Store
 
 PASSWORD = "secret word"
 ADA = Account(AccountId("0" * 26), Address("ada", "pillarbox.test"), "active")
@@ -58,6 +58,7 @@ class FakeMailboxes:
         self.reads = 0
         self.fail_at_read = -1
         self.fails: Exception | None = None
+        self.knows_parts = True
 
     def _mailbox(self) -> Mailbox:
         size = sum(map(len, self.messages.values()))
@@ -88,6 +89,23 @@ class FakeMailboxes:
                     forms.append((octets[:7], octets[7:] if len(octets) <= LARGE else None))
             await asyncio.sleep(0)
             yield Slice(piece, forms)
+
+    async def bundle(self, account: AccountId, emails: Sequence[int], heads_only: bool = False) -> Bundle:
+        if self.fails:
+            raise self.fails
+        await asyncio.sleep(0)
+        self.fetches.append(("heads " if heads_only else "") + str(UidSet.of([email - 100 for email in emails])))
+        found, sizes, starts = [], [], []
+        for email in emails:
+            octets = self.messages.get(email - 100)
+            if octets is not None and heads_only:
+                octets = octets[: octets.find(b"\r\n\r\n") + 4] if b"\r\n\r\n" in octets else octets[:LARGE]
+            here = octets is not None and len(octets) <= LARGE
+            sizes.append(len(octets) if octets is not None and here else -1)
+            starts.append(octets.find(b"\n\r\n") + 3 if octets is not None and self.knows_parts else 0)
+            found.append(octets if octets is not None and here else b"")
+        whole = b"".join(found)
+        return Bundle(self.change, whole, sizes, starts, b"\n." in whole or any(o.startswith(b".") for o in found))
 
     async def open(self, account: AccountId, email: int) -> FakeEmail:
         if email - 100 not in self.messages:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pillarbox.net.signals import MAX_PENDING, LocalSignals
 
 
@@ -41,7 +43,38 @@ def test_subscribers_here_and_elsewhere_are_woken_once_a_turn(tmp_path: Path) ->
     asyncio.run(story())
 
 
-def test_what_subscribe_returned_ends_it_and_a_failing_subscriber_stops_no_other(tmp_path: Path) -> None:
+def test_topics_of_a_moment_travel_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first at once; what follows within the moment is heard once, at its end."""
+    monkeypatch.setattr("pillarbox.net.signals.SPREAD_S", 0.05)
+
+    async def story() -> None:
+        signals = LocalSignals(tmp_path)
+        signals.start()
+        heard: list[str] = []
+        last = asyncio.Event()
+        signals.subscribe("spool", lambda: heard.append("spool"))
+        signals.subscribe("account:x", last.set)
+        signals.publish("spool")
+        await turns()
+        assert heard == ["spool"]
+        for _ in range(5):
+            signals.publish("spool")
+            await turns()
+        assert heard == ["spool"]
+        signals.publish("account:x")
+        async with asyncio.timeout(10):
+            await last.wait()
+        assert heard == ["spool", "spool"]
+        signals.close()
+
+    asyncio.run(story())
+
+
+def test_what_subscribe_returned_ends_it_and_a_failing_subscriber_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pillarbox.net.signals.SPREAD_S", 0.0)
+
     async def story() -> None:
         signals = LocalSignals(tmp_path)
         signals.start()

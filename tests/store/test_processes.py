@@ -174,8 +174,6 @@ def test_a_lease_that_a_failed_commit_took_is_taken_again(engine: Engine) -> Non
         slow.take(SPOOL)
         first = asyncio.ensure_future(store.spool.accept(engine.message(), []))  # the writer waits for its turn with it
         await asyncio.sleep(0)
-        while store._spool_file._write_lane.tasks:  # type: ignore[attr-defined]
-            await asyncio.sleep(0)
         together = asyncio.gather(
             store.spool.accept(message, [engine.job(message, Target("local", "x"))], claim=1),
             store.spool.accept(twice, []),  # its id is there already: the commit of both fails

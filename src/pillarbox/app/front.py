@@ -19,6 +19,7 @@ import structlog
 
 from pillarbox.app.gate import CountedGate
 from pillarbox.app.plan import Common
+from pillarbox.app.share import Share
 from pillarbox.mail.intake import MailDesk
 from pillarbox.mail.limits import DoorGate
 from pillarbox.mail.logins import LoginDesk
@@ -86,7 +87,7 @@ class Generation:
 class Front:
     """The listeners of one worker."""
 
-    def __init__(self, common: Common, bound: Bound) -> None:
+    def __init__(self, common: Common, bound: Bound, number: int) -> None:
         self._common = common
         self._bound = bound
         self._tls = _server_tls(common)
@@ -94,12 +95,15 @@ class Front:
         self._open_now: dict[str, int] = {}
         self._appends: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._share = Share(common, number, lambda: self._generations[-1].desk) if common.plan.workers > 1 else None
 
-    def start(self) -> None:
-        """Accept connections, by the plan as it is now."""
+    async def start(self) -> None:
+        """Accept connections, by the plan as it is now; share the accounts with the other workers."""
         generation = self._generation(self._common, self._tls)
         generation.start()
         self._generations.append(generation)
+        if self._share is not None:
+            await self._share.start()
 
     def prepare(self, common: Common) -> Change:
         """Make what new connections shall meet. Raises TlsTrouble, OSError; then, too, nothing has changed."""
@@ -136,6 +140,8 @@ class Front:
         """Accept no more, let sessions end what they are at, deliver what was accepted."""
         for task in self._tasks:
             task.cancel()
+        if self._share is not None:
+            self._share.close()
         for _, sock in self._bound:
             sock.close()
         await asyncio.gather(*(generation.end(STOP_S) for generation in self._generations))
@@ -148,7 +154,7 @@ class Front:
         logins = LoginDesk(common.store, settings, common.clock, os.urandom, log, common.counters, workers)
         desk = MailDesk(
             common.store, settings, common.clock, os.urandom, log, common.counters, common.signals, common.resolver,
-            workers,
+            workers, self._share.links if self._share is not None else None,
         )  # fmt: skip
         made = Generation(desk, logins, gate)
         try:

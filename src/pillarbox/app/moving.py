@@ -41,7 +41,7 @@ class MoverRole:
         self._tasks: list[asyncio.Task[None]] = []
         self._mover: Mover | None = None
 
-    def start(self) -> None:
+    async def start(self) -> None:
         self._begin(*self._make(self._common))
 
     def _make(self, common: Common) -> tuple[Mover, list[Acceptor]]:

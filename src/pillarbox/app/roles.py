@@ -69,11 +69,11 @@ class Process:
             common = await self._common(stack)
             roles: list[Front | MoverRole] = []
             if self.bound:
-                roles.append(Front(common, self.bound))
+                roles.append(Front(common, self.bound, self.number))
             if self.is_mover:
                 roles.append(MoverRole(common, self.metrics))
             for role in roles:
-                role.start()
+                await role.start()
             if self.ready:
                 self.ready()
             log.info("started", role=self.name, pid=os.getpid())

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from pillarbox.mail.metrics import Log
 from pillarbox.mail.settle import Settler
@@ -22,7 +23,7 @@ from pillarbox.model.ids import AccountId, email_id
 from pillarbox.model.mailbox import Content
 from pillarbox.model.outcome import Deferred, Delivered, Failed, Outcome
 from pillarbox.model.status import Status
-from pillarbox.store.api import Claim, Delivery, Mailboxes, NewEmail, Signals, Target
+from pillarbox.store.api import Claim, Delivery, Mailboxes, NewEmail, Target
 
 _BATCH: Final = 200
 _BATCH_OCTETS: Final = 8 << 20
@@ -39,20 +40,28 @@ class _Item(NamedTuple):
     claim: Claim
     content: Content
     forms: WireForms | None
+    alone: bool = False
+    """It was in a batch that could not be filed."""
+
+
+class _Cancelled(Exception):
+    """The store ended before it answered."""
 
 
 class LocalDelivery:
     """Delivers claimed local jobs in the background. One per process and role."""
 
-    def __init__(self, mailboxes: Mailboxes, clock: Clock, settler: Settler, signals: Signals | None, log: Log) -> None:
+    def __init__(self, mailboxes: Mailboxes, clock: Clock, settler: Settler, log: Log) -> None:
         self._mailboxes = mailboxes
         self._clock = clock
         self._settler = settler
-        self._signals = signals
         self._log = log
         self._waiting: dict[str, deque[_Item]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._turns = asyncio.Semaphore(_ACCOUNTS_AT_ONCE)
+        """By account: what is not on its way to the store yet. An account is here while something is."""
+        self._resting: deque[str] = deque()
+        """Accounts for which too much is going on elsewhere."""
+        self._at_once = 0
+        self._ended: asyncio.Event | None = None
         self._jobs = 0
         self._octets = 0
         self._freed: asyncio.Event | None = None
@@ -78,65 +87,88 @@ class LocalDelivery:
                 items.append(item)
                 continue
             self._waiting[name] = deque((item,))
-            task = asyncio.get_running_loop().create_task(self._work(name))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            if self._at_once < _ACCOUNTS_AT_ONCE:
+                self._at_once += 1
+                self._begin(name)
+            else:
+                self._resting.append(name)
+
+    @property
+    def is_full(self) -> bool:
+        """Must more wait until some of it is delivered?"""
+        return self._jobs >= _MAX_JOBS or self._octets >= _MAX_OCTETS
 
     async def room(self) -> None:
         """Wait until there is room for another message: so acceptance never runs far ahead of delivery."""
-        while self._jobs >= _MAX_JOBS or self._octets >= _MAX_OCTETS:
+        while self.is_full:
             self._freed = self._freed or asyncio.Event()
             await self._freed.wait()
 
     async def drain(self) -> None:
         """Wait until all that was submitted is delivered and settled."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._delivered()
         await self._settler.drain()
 
     async def close(self) -> None:
         """Deliver what is in memory; the settler gives up soon where the store fails."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._delivered()
         await self._settler.close()
 
-    async def _work(self, name: str) -> None:
-        """Deliver what waits for one account, until nothing does."""
-        items = self._waiting[name]
-        try:
-            while items:
-                async with self._turns:
-                    batch = _take(items)
-                    await self._deliver(AccountId(name), batch)
-        finally:
-            del self._waiting[name]
+    async def _delivered(self) -> None:
+        while self._waiting:
+            self._ended = self._ended or asyncio.Event()
+            await self._ended.wait()
 
-    async def _deliver(self, account: AccountId, batch: list[_Item]) -> None:
-        started_s = self._clock.now()
-        outcome: Outcome = _DELIVERED
-        try:
-            await self._mailboxes.deliver(account, [_delivery(item) for item in batch])
-            if self._signals is not None:
-                self._signals.publish(f"account:{account}")
-        except NoSuchAccount:
-            outcome = _REMOVED
-        except Trouble as error:
-            self._log.error("delivery deferred", account=account, jobs=len(batch), error=str(error))
-            outcome = Deferred(error.status, "the mailbox is not available")
-        except Exception as error:
-            if len(batch) > 1:  # one of them is the cause; the others are delivered
-                for item in batch:
-                    await self._deliver(account, [item])
+    def _begin(self, name: str) -> None:
+        """Give the store the next batch for an account. By callbacks: a task for each costs as much as the filing."""
+        batch = _take(self._waiting[name])
+        filing = asyncio.ensure_future(self._mailboxes.deliver(AccountId(name), [_delivery(item) for item in batch]))
+        filing.add_done_callback(partial(self._go_on, name, batch, self._clock.now()))
+
+    def _go_on(self, name: str, batch: list[_Item], started_s: float, filing: asyncio.Future[Any]) -> None:
+        """A batch is filed, or not; the next one of this account, or another account, has its turn."""
+        self._conclude(name, batch, started_s, filing)
+        if self._waiting[name]:
+            if not self._resting:
+                self._begin(name)
                 return
-            self._log.error("delivery failed", account=account, error=repr(error))
-            outcome = Deferred(Status(4, 3, 0), "the message could not be filed")
+            self._resting.append(name)
+        else:
+            del self._waiting[name]
+        if self._resting:
+            self._begin(self._resting.popleft())
+            return
+        self._at_once -= 1
+        if self._ended is not None and not self._waiting:
+            self._ended.set()
+            self._ended = None
+
+    def _conclude(self, name: str, batch: list[_Item], started_s: float, filing: asyncio.Future[Any]) -> None:
+        """What became of a batch goes to the settler."""
+        outcome: Outcome = _DELIVERED
+        error = _Cancelled() if filing.cancelled() else filing.exception()
+        match error:
+            case None:
+                pass
+            case NoSuchAccount():
+                outcome = _REMOVED
+            case Trouble():
+                self._log.error("delivery deferred", account=name, jobs=len(batch), error=str(error))
+                outcome = Deferred(error.status, "the mailbox is not available")
+            case _ if len(batch) > 1 and not filing.cancelled():
+                # one of them is the cause: each is tried alone, and the others are delivered
+                self._waiting[name].extendleft(item._replace(alone=True) for item in reversed(batch))
+                return
+            case _:
+                self._log.error("delivery failed", account=name, error=repr(error))
+                outcome = Deferred(Status(4, 3, 0), "the message could not be filed")
         for item in batch:
             self._settler.put(item.claim, outcome, started_s, self._settled)
             self._octets -= _held(item)
 
     def _settled(self) -> None:
         self._jobs -= 1
-        if self._freed is not None and self._jobs < _MAX_JOBS and self._octets < _MAX_OCTETS:
+        if self._freed is not None and not self.is_full:
             self._freed.set()
             self._freed = None
 
@@ -145,10 +177,11 @@ def _take(items: deque[_Item]) -> list[_Item]:
     """The next batch of an account's items: at least one."""
     batch = [items.popleft()]
     octets = batch[0].content.size
-    while items and len(batch) < _BATCH and octets + items[0].content.size <= _BATCH_OCTETS:
-        item = items.popleft()
-        octets += item.content.size
-        batch.append(item)
+    while items and len(batch) < _BATCH:
+        octets += items[0].content.size
+        if octets > _BATCH_OCTETS or batch[0].alone or items[0].alone:
+            break
+        batch.append(items.popleft())
     return batch
 
 

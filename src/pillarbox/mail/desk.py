@@ -17,7 +17,7 @@ from pillarbox.model.envelope import Envelope, Recipient
 from pillarbox.model.mailbox import Account
 from pillarbox.model.outcome import Outcome
 from pillarbox.model.secret import Secret
-from pillarbox.store.api import ContentWriter
+from pillarbox.store.api import ContentWriter, Handed
 
 
 @dataclass(slots=True)
@@ -91,6 +91,17 @@ class Desk(Protocol):
         """The message is whole: check it and make it ours. Returns the spool id (for "250 2.0.0 queued as …") and one
         outcome per accepted recipient, in order; for protocols with one reply they are all Delivered. Raises Refused
         (the whole message), Trouble. When it returned, the message is durable."""
+
+
+class Colleagues(Protocol):
+    """The front processes of this home. Each delivers for its share of the accounts, so that an account is open in one
+    of them only, and what arrives for it anywhere shares commits."""
+
+    def holder_for(self, account: str) -> int:
+        """The holder who delivers for this account; 0 if that is us, or if it cannot be reached now."""
+
+    def hand(self, holder: int, handed: Handed) -> bool:
+        """Hand over jobs that are leased to this holder. False if it cannot be reached."""
 
 
 class Logins(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pillarbox.mail.deliver import LocalDelivery
-from pillarbox.mail.desk import DnsTrouble, Resolver, Session, Transaction
+from pillarbox.mail.desk import Colleagues, DnsTrouble, Resolver, Session, Transaction
 from pillarbox.mail.entropy import Entropy
 from pillarbox.mail.examine import check_author, check_header, check_hops, count_hops, delivered_to
 from pillarbox.mail.hops import is_null_mx
@@ -28,13 +28,13 @@ from pillarbox.message.scan import Message, scan
 from pillarbox.message.wire import WireForms, forms_with
 from pillarbox.model.clock import Clock
 from pillarbox.model.envelope import Envelope, Recipient
-from pillarbox.model.errors import Refused, StoreFull
+from pillarbox.model.errors import Refused, StoreFull, Trouble
 from pillarbox.model.ids import JobId, SpoolId, make_id
 from pillarbox.model.mailbox import Account, Content
 from pillarbox.model.outcome import Delivered, Failed, Outcome
 from pillarbox.model.settings import Settings
 from pillarbox.model.status import Status
-from pillarbox.store.api import ContentWriter, Job, Signals, Spooled, Store, TraceEvent
+from pillarbox.store.api import Claim, ContentWriter, Handed, Job, Signals, Spooled, Store, TraceEvent
 
 INLINE_OCTETS: Final = 16 * 1024
 """Larger messages are parsed in a thread: the worst of this size, all angle brackets or empty parts, takes 50 ms."""
@@ -67,6 +67,7 @@ class MailDesk:
         signals: Signals | None = None,
         resolver: Resolver | None = None,
         workers: int = 1,
+        colleagues: Colleagues | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -81,13 +82,15 @@ class MailDesk:
         self._hostname = settings.hostname or "localhost"
         reporter = Reporter(store, self._router, settings, clock, self._random, log, metrics)
         self._settler = Settler(store.spool, reporter, settings, clock, self._random, log, metrics)
-        self._local = LocalDelivery(store.mailboxes, clock, self._settler, signals, log)
+        self._local = LocalDelivery(store.mailboxes, clock, self._settler, log)
         self._parsers = asyncio.Semaphore(PARSERS)
         self._has_room = True
         self._room_until_s = float("-inf")
         self._renewer: asyncio.Task[None] | None = None
         limits = settings.limits
         self._workers = workers
+        self._colleagues = colleagues
+        self._giving_up: set[asyncio.Task[None]] = set()
         self._ip_limit = share_of(limits.messages_per_ip_minute, workers)
         self._octets_limit = share_of(limits.octets_per_ip_minute, workers)
         self._burst_limit = share_of(limits.submission_burst, workers)
@@ -381,15 +384,68 @@ class MailDesk:
             if job.target.kind != "local":
                 remote = True
                 events.append(queued_event(spooled, job))
-        share = len(jobs) if self._workers == 1 else max(ALONE, (len(jobs) + 1) // 2)
-        claims = await self._store.spool.accept(spooled, jobs, events, claim=share)
+        holders = self._holders(jobs)
+        share = len(jobs) if self._workers == 1 or holders else max(ALONE, (len(jobs) + 1) // 2)
+        claims = await self._store.spool.accept(spooled, jobs, events, claim=share, holders=holders)
         remote = remote or share < len(jobs)
+        if holders:
+            claims = self._hand_over(spooled, claims, holders, forms)
         if claims:
             self._local.submit(claims, spooled.content, forms)
             if self._renewer is None:
                 self._renewer = asyncio.get_running_loop().create_task(self._renew())
         if remote and self._signals is not None:
             self._signals.publish("spool")
+
+    def _holders(self, jobs: list[Job]) -> dict[str, int]:
+        """Who else delivers for the accounts that these jobs lead to."""
+        colleagues = self._colleagues
+        if colleagues is None:
+            return {}
+        names = {job.target.name for job in jobs if job.target.kind == "local"}
+        return {name: holder for name in names if (holder := colleagues.holder_for(name))}
+
+    def _hand_over(
+        self, spooled: Spooled, claims: list[Claim], holders: dict[str, int], forms: WireForms
+    ) -> list[Claim]:
+        """Give colleagues what is leased to them, and return what is ours."""
+        assert self._colleagues is not None
+        ours: list[Claim] = []
+        theirs: dict[int, list[Claim]] = {}
+        for claim in claims:
+            holder = holders.get(claim.job.target.name)
+            (theirs.setdefault(holder, []) if holder else ours).append(claim)
+        for holder, taken in theirs.items():
+            handed = Handed(spooled, tuple(claim.job for claim in taken), taken[0].token, forms)
+            if not self._colleagues.hand(holder, handed):
+                task = asyncio.get_running_loop().create_task(self._give_up(taken, holder))
+                self._giving_up.add(task)
+                task.add_done_callback(self._giving_up.discard)
+        return ours
+
+    async def _give_up(self, claims: list[Claim], holder: int) -> None:
+        """The link broke after the commit: the mover delivers them."""
+        try:
+            await self._store.spool.give_up(claims, holder)
+        except Trouble as error:  # they are free when that process ends, or misses them
+            self._log.error("upkeep failed", work="give up", error=str(error))
+        if self._signals is not None:
+            self._signals.publish("spool")
+
+    def take_over(self, handed: Handed) -> None:
+        """Deliver what a colleague accepted."""
+        claims = [Claim(job, handed.message, handed.token) for job in handed.jobs]
+        self._store.spool.adopt(claims)
+        self._local.submit(claims, handed.message.content, handed.forms)
+
+    @property
+    def is_full(self) -> bool:
+        """Must what colleagues hand over wait?"""
+        return self._local.is_full
+
+    async def room(self) -> None:
+        """Wait until more may be taken over."""
+        await self._local.room()
 
     async def _renew(self) -> None:
         """Keep the leases of what is being delivered, however long an account takes."""

@@ -113,7 +113,7 @@ class Mover:
         self._hops = HopFinder(resolver, settings, random, own_addresses)
         reporter = Reporter(store, self._router, settings, clock, random, log, metrics)
         self._settler = Settler(store.spool, reporter, settings, clock, random, log, metrics, sleep)
-        self._local = LocalDelivery(store.mailboxes, clock, self._settler, signals, log)
+        self._local = LocalDelivery(store.mailboxes, clock, self._settler, log)
         self._destinations: dict[str, _Destination] = {}
         """Those with mail in hand, and those that failed lately."""
         self._waiting: dict[str, _Destination] = {}

@@ -99,7 +99,7 @@ def parse_fields(octets: bytes, start: int, end: int, defects: set[Defect], limi
     for line in lines:
         spelled, colon, value = line.partition(b":")
         name = lower(spelled)
-        if name is None:
+        if name is None or not colon:
             name = _odd_name(spelled if colon else b"", defects)
         add_name(name)
         if len(value) > field_octets:

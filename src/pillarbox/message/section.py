@@ -15,6 +15,14 @@ from typing import Final
 from pillarbox.message.scan import Kind, Message
 
 _RECORD: Final = Struct("<HBxIII")  # parent (0xFFFF: none), kind, header start, body start, body end
+_NO_DOTS_AT: Final = 3
+"""Where the first record has a 1 if no line of the content begins with a dot; what is older has a 0."""
+BODY_START_AT: Final = 8
+"""Where a record has the start of the body, in four octets, the lowest first."""
+_BODY_START: Final = Struct("<8xI4x")
+RECORD_OCTETS: Final = _RECORD.size
+"""The first so many octets of packed parts are about the message itself."""
+_DOTTED: Final = re.compile(rb"\n\.")  # twice as quick as `in`
 _NO_PARENT: Final = 0xFFFF
 MAX_SECTION_OCTETS: Final = 16 * 1024
 MAX_DEPTH: Final = 100
@@ -74,14 +82,26 @@ def parse_section(text: bytes) -> Section | None:
 
 
 def pack_parts(message: Message) -> bytes:
-    """The offsets of all parts, 16 octets each."""
+    """The offsets of all parts, 16 octets each; and whether dots must be looked for when it is sent by POP3."""
     pack = _RECORD.pack
-    return b"".join(
+    packed = bytearray().join(
         [
             pack(p.parent if p.parent >= 0 else _NO_PARENT, p.kind, p.header_start, p.body_start, p.body_end)
             for p in message.parts
         ]
     )
+    packed[_NO_DOTS_AT] = not message.octets.startswith(b".") and _DOTTED.search(message.octets) is None
+    return bytes(packed)
+
+
+def body_starts(records: bytes) -> list[int]:
+    """Where the body begins in each of several contents. `records`: the first RECORD_OCTETS of their packed parts."""
+    return [start for (start,) in _BODY_START.iter_unpack(records)] if len(records) % RECORD_OCTETS == 0 else []
+
+
+def all_without_dots(records: bytes) -> bool:
+    """True if it is known of each of these contents that no line begins with a dot."""
+    return b"\0" not in records[_NO_DOTS_AT::RECORD_OCTETS]
 
 
 def locate(section: Section, parts: bytes, prefix_len: int = 0) -> list[tuple[int, int]] | None:

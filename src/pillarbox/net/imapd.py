@@ -1,19 +1,16 @@
-"""The IMAP shell: connections, TLS, timeouts, back-pressure. What commands do is in `imap_session` and its modules.
+"""The IMAP shell: all sessions of a listener, their timeouts and ends. What a connection does is in `imap_connection`,
+what commands do in `imap_session` and its modules.
 
-A session has a task only while a command runs; an idle one is a few objects. One timer per listener looks after all
-timeouts. A client that does not read is waited for with at most four times `write_buffer_octets` in the buffer, and cut
-off when it stalls (cases 169, 191). Source: RFC 3501 §5.4, §7.1.5 (BYE); LIMITS in the manual.
+One timer per listener looks after all sessions.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, cast
+from typing import Final
 
 import pillarbox.net.imap_append
 import pillarbox.net.imap_idle
@@ -21,32 +18,20 @@ import pillarbox.net.imap_login
 import pillarbox.net.imap_mailboxes
 import pillarbox.net.imap_messages
 import pillarbox.net.imap_search  # noqa: F401  (these fill the table of commands)
-from pillarbox.mail.desk import Gate, Logins, Session
-from pillarbox.mail.metrics import Log, Metrics, count
+from pillarbox.mail.desk import Gate, Logins
+from pillarbox.mail.metrics import Log, Metrics
 from pillarbox.model.clock import Clock
-from pillarbox.model.errors import Refused
 from pillarbox.model.ids import AccountId
 from pillarbox.model.settings import Listener, Settings
-from pillarbox.net.imap_session import ImapSession, Service
-from pillarbox.net.imap_sync import sync
-from pillarbox.net.tls import describe
-from pillarbox.protocol.imap.responses import bye
-from pillarbox.protocol.imap.server import Event
+from pillarbox.net.imap_connection import ImapConnection
+from pillarbox.net.imap_session import Service
 from pillarbox.store.api import Signals, Store
 
 SWEEP_S: Final = 5.0
 POLL_S: Final = 60.0
-"""An idle session asks for changes so often, and all for their accounts, as signals may be lost."""
+"""All accounts with a session are looked at so often, as signals may be lost."""
 BREATH: Final = 100
 """Accounts that are looked up in one go."""
-INPUT_OCTETS: Final = 1 << 16
-"""No more is read from a client while a command of it runs."""
-WRITE_OCTETS: Final = 1 << 16
-KEEPALIVE_S: Final = 300
-TURN_S: Final = 0.01
-"""A client that sends many commands at once lets others have their turn so often."""
-LINGER_S: Final = 2.0
-"""A connection that we ended is kept for so long, for the client to read our last words."""
 
 
 class ImapListener:
@@ -162,7 +147,7 @@ class ImapListener:
         if running:
             await asyncio.wait(running, timeout=grace_s)
         for connection in list(self.sessions):
-            connection.say_bye(b"The server is going down.")
+            connection.say_bye(b"The server is going down.", at_once=True)
             connection.leave()
         gone = [c.gone for c in self.sessions]
         if gone:
@@ -170,313 +155,3 @@ class ImapListener:
         for connection in list(self.sessions):
             connection.abort()
         self.service.searches.shutdown(wait=False, cancel_futures=True)
-
-
-class ImapConnection(asyncio.Protocol):
-    """One connection: octets between the transport and its session. Implements `imap_session.Line`."""
-
-    __slots__ = (
-        "_admitted",
-        "_closing",
-        "_drained",
-        "_heard_s",
-        "_held",
-        "_loop",
-        "_out",
-        "_paused_s",
-        "_polled_s",
-        "_reading",
-        "_said_s",
-        "_service",
-        "_stopping",
-        "_transport",
-        "_woken",
-        "gone",
-        "listener",
-        "session",
-        "task",
-    )
-
-    def __init__(self, listener: ImapListener) -> None:
-        self.listener = listener
-        self._service = listener.service
-        self._loop = asyncio.get_running_loop()
-        self.gone: asyncio.Future[None] = self._loop.create_future()
-        self.task: asyncio.Task[None] | None = None
-        self._transport: asyncio.Transport | None = None
-        self._out = bytearray()
-        self._drained: asyncio.Future[None] | None = None
-        self._held: bytearray | None = None
-        """Octets that came inside TLS before the session knew of it: a fast client's first command."""
-        now_s = self._service.clock.monotonic()
-        self._heard_s = self._said_s = self._polled_s = now_s
-        self._paused_s: float | None = None
-        self._admitted = self._closing = self._stopping = self._woken = False
-        self._reading = True
-        self.session = ImapSession(self._service, self, Session("imap", ""))
-
-    # --- asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._use(cast(asyncio.Transport, transport))
-        policy = self.session.policy
-        peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        policy.peer = peer[0] if isinstance(peer, tuple) else "local"
-        policy.local = local[0] if isinstance(local, tuple) else ""
-        policy.tls = describe(transport.get_extra_info("ssl_object"))
-        _keep_alive(transport.get_extra_info("socket"))
-        self.listener.joined(self)
-        try:
-            self._service.gate.admit(policy)
-        except Refused:
-            count(self._service.metrics, "imap_refused")
-            self.say_bye(b"Too many connections; try again later.", b"LIMIT")
-            return
-        self._admitted = True
-        self.session.greet()
-        self._flush()
-
-    def _use(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        transport.set_write_buffer_limits(high=4 * self._service.limits.write_buffer_octets - WRITE_OCTETS)
-
-    def data_received(self, data: bytes) -> None:
-        self._heard_s = self._service.clock.monotonic()
-        if self._closing:
-            return
-        if self._held is not None:
-            self._held += data
-            return
-        self.session.core.receive(data)
-        self._pump()
-        self._flow()  # after the core has taken what it can: nobody else would read on
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._closing = True
-        self.listener.left(self)
-        if self._admitted:
-            self._service.gate.leave(self.session.policy)
-        if self.task is not None:
-            self.task.cancel()
-        else:
-            self.session.lost()
-        self._release()
-        self._transport = None
-        if not self.gone.done():
-            self.gone.set_result(None)
-
-    def pause_writing(self) -> None:
-        self._paused_s = self._service.clock.monotonic()
-
-    def resume_writing(self) -> None:
-        self._paused_s = None
-        self._release()
-
-    def _release(self) -> None:
-        if self._drained and not self._drained.done():
-            self._drained.set_result(None)
-        self._drained = None
-
-    # --- the session's work
-
-    def _flow(self) -> None:
-        """Read on, or wait until what was read is worked off."""
-        much = self.session.core.buffered > INPUT_OCTETS
-        if self._transport is None or self._closing or much != self._reading:
-            return
-        self._reading = not much
-        if much:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
-
-    def _pump(self) -> None:
-        """Begin to work, if there is something to do and nothing is being done."""
-        if self.task is not None or self._closing or self._stopping:
-            return
-        event = self.session.core.next_event()
-        if event is not None:
-            self._run(self._converse(event))
-        elif self._woken:
-            self._run(self._tell())
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        self.task = self._loop.create_task(self._work(work))
-
-    async def _work(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except asyncio.CancelledError:
-            if not self._closing:
-                raise
-        finally:
-            self.task = None
-            if self.gone.done():
-                self.session.lost()
-            else:
-                self._flush()
-                self._pump()
-                self._flow()
-
-    async def _converse(self, event: Event | None) -> None:
-        turn_s = self._service.clock.monotonic()
-        while event is not None and not self._closing:
-            self._said_s = self._service.clock.monotonic()
-            await self.session.answer(event)
-            self._said_s = self._service.clock.monotonic()
-            if len(self._out) > WRITE_OCTETS:
-                await self.drain()
-            if self._said_s - turn_s > TURN_S:
-                await asyncio.sleep(0)
-                turn_s = self._service.clock.monotonic()
-            self._flow()
-            event = None if self._closing or self._stopping else self.session.core.next_event()
-
-    def wake(self) -> None:
-        """The account has changed: an idle session tells of it."""
-        self._woken = True
-        self._pump()
-
-    async def _tell(self) -> None:
-        self._woken = False
-        self._polled_s = self._service.clock.monotonic()
-        if self.session.idle_tag:
-            await self.session.guarded(b"*", sync(self.session))
-
-    # --- Line
-
-    def write(self, octets: bytes) -> None:
-        self._out += octets
-
-    async def send(self, octets: bytes) -> None:
-        if len(octets) <= WRITE_OCTETS:
-            if len(self._out) + len(octets) > WRITE_OCTETS:
-                await self.drain()
-            self._out += octets
-            return
-        self._flush()
-        view = memoryview(octets)
-        for start in range(0, len(octets), WRITE_OCTETS):
-            if self._transport is None:
-                raise ConnectionError("the client has gone")
-            self._transport.write(view[start : start + WRITE_OCTETS])
-            if self._paused_s is not None:
-                await self.drain()
-
-    async def drain(self) -> None:
-        self._flush()
-        while self._paused_s is not None:
-            if self._transport is None:
-                raise ConnectionError("the client has gone")
-            if self._drained is None:
-                self._drained = self._loop.create_future()
-            await self._drained
-        if self._transport is None:
-            raise ConnectionError("the client has gone")
-
-    def _flush(self) -> None:
-        if self._out:
-            if self._transport is not None and not self._closing:
-                self._transport.write(bytes(self._out))
-            self._out.clear()
-
-    async def secure(self, context: ssl.SSLContext) -> str:
-        """Raises ConnectionError if the handshake fails."""
-        self._flush()
-        old = self._transport
-        if old is None:
-            raise ConnectionError("the client has gone")
-        old.pause_reading()
-        self._held = bytearray()
-        timeout_s = self._service.limits.handshake_timeout_s
-        try:
-            new = await self._loop.start_tls(old, self, context, server_side=True, ssl_handshake_timeout=timeout_s)
-        except (OSError, TimeoutError) as error:
-            raise ConnectionError("the TLS handshake failed") from error
-        if new is None:
-            raise ConnectionError("the client has gone")
-        self._use(new)
-        self._reading = True
-        return describe(new.get_extra_info("ssl_object"))
-
-    def secured(self) -> None:
-        held, self._held = self._held, None
-        if held:
-            self.session.core.receive(bytes(held))
-
-    def close(self) -> None:
-        """Say no more. What the client still sends is read and dropped for a moment: else the reset of a connection
-        closed with unread octets would take our last words with it."""
-        self._flush()
-        if self._closing or self._transport is None:
-            return
-        self._closing = True
-        self._said_s = self._service.clock.monotonic()
-        if not self._reading:
-            self._transport.resume_reading()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            self._transport.close()
-
-    def abort(self) -> None:
-        self._closing = True
-        if self._transport is not None:
-            self._transport.abort()
-
-    # --- what the listener asks
-
-    def say_bye(self, text: bytes, code: bytes = b"") -> None:
-        """End the session. In the middle of an answer nothing can be said any more: the connection just ends."""
-        if self._closing:
-            return
-        if self.task is None:
-            self.write(bye(text, code))
-        self.close()
-        if self.task is not None:
-            self.task.cancel()
-
-    def leave(self) -> None:
-        """Close the connection when all is sent, without waiting for the client."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def stop(self) -> None:
-        """Begin no more commands."""
-        self._stopping = True
-
-    def look_after(self, now_s: float) -> None:
-        """Timeouts. Source: RFC 3501 §5.4; LIMITS."""
-        limits, session = self._service.limits, self.session
-        if self._closing:
-            unread = self._transport is not None and self._transport.get_write_buffer_size()
-            if now_s - self._said_s > (limits.write_stall_s if unread else LINGER_S):
-                self.abort()
-        elif self._paused_s is not None:
-            if now_s - self._paused_s > limits.write_stall_s:
-                self.abort()
-        elif session.append is not None:
-            if now_s - self._heard_s > limits.first_command_timeout_s:
-                self.say_bye(b"Your message does not come.")
-        elif self.task is not None:
-            return
-        elif session.account is None:
-            if now_s - self._said_s > limits.first_command_timeout_s:
-                self.say_bye(b"You do not log in.")
-        elif now_s - self._heard_s > limits.imap_idle_s:
-            self.say_bye(b"You have said nothing for too long.")
-        elif session.idle_tag and session.selected and now_s - self._polled_s >= POLL_S:
-            self._polled_s = now_s
-            self.wake()
-
-
-def _keep_alive(sock: socket.socket | None) -> None:
-    """So that peers whose cable was pulled are noticed (case 191)."""
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

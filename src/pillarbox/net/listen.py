@@ -28,6 +28,7 @@ BACKLOG: Final = 1024
 PAUSE_S: Final = 1.0
 """How long nothing is accepted when descriptors or memory have run out (case 14)."""
 LOG_EVERY_S: Final = 60.0
+UNACKNOWLEDGED_MS: Final = 900_000
 MAX_HANDSHAKES: Final = 500
 """TLS handshakes at once on one socket; then hosts that have many give way to hosts that have few (case 90)."""
 _AT_ONCE: Final = 64
@@ -52,6 +53,8 @@ def bind_tcp(address: str, port: int, *, reuse_port: bool = True, backlog: int =
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 600)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 60)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5)
+        # what a peer does not acknowledge for so long ends the connection, whatever the system's retries are
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.bind((address, port))
         sock.listen(backlog)

@@ -7,28 +7,22 @@ not read is not written for (back-pressure, at most 256 KiB), and is read no fur
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
-import secrets
-import ssl
-from array import array
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from collections.abc import Awaitable, Callable
+from typing import Final, cast
 
-from pillarbox.mail.desk import Gate, Logins, Session
-from pillarbox.mail.metrics import Log, Metrics, count
-from pillarbox.model.clock import Clock
+from pillarbox.mail.desk import Session
+from pillarbox.mail.metrics import count
 from pillarbox.model.errors import DamagedMessage, NoSuchAccount, NoSuchMailbox, NoSuchMessage, Refused, Trouble
 from pillarbox.model.ids import AccountId
 from pillarbox.model.mailbox import Account
-from pillarbox.model.settings import Limits, Listener, Settings
-from pillarbox.model.status import Status
-from pillarbox.model.uids import ALL, UidSet
-from pillarbox.net import tls as tls_module
-from pillarbox.net.maildrop_lock import MaildropLock, MaildropLocks
-from pillarbox.net.pop3_reader import Found, Reader
-from pillarbox.protocol.pop3.content import Stuffer, Top, stuffed, top
+from pillarbox.model.uids import UidSet
+from pillarbox.net.maildrop_lock import MaildropLock
+from pillarbox.net.pop3_login import describe, give_verifier, log_in, new_core, start_tls, trouble
+from pillarbox.net.pop3_messages import LargeMessage, look_up, remove
+from pillarbox.net.pop3_outlet import FLUSH_OCTETS, Outlet
+from pillarbox.net.pop3_reader import Reader
+from pillarbox.net.pop3_service import Service
+from pillarbox.protocol.pop3.content import ending
 from pillarbox.protocol.pop3.events import (
     AskVerifier,
     Close,
@@ -41,83 +35,30 @@ from pillarbox.protocol.pop3.events import (
     StartTls,
     Update,
 )
-from pillarbox.protocol.pop3.maildrop import Maildrop
 from pillarbox.protocol.pop3.server import Pop3Server
-from pillarbox.protocol.pop3.surrogate import Surrogate, surrogate
-from pillarbox.store.api import Signals, Store
 
-FLUSH_OCTETS: Final = 64 * 1024
 AT_ONCE: Final = 500
 """Commands answered in one go."""
 TURN_S: Final = 0.01
 """A client that sends many commands at once lets others have their turn so often (case 193)."""
 INPUT_OCTETS: Final = 64 * 1024
 """Commands of a client that wait for their turn; then nothing more is read."""
-PIECE_OCTETS: Final = 64 * 1024
-UPCOMING: Final = 64
-"""Messages read together for a client that pipelines."""
 READ_AHEAD_S: Final = 5.0
 """How long messages read ahead are kept for a client that says nothing."""
-WRONG: Final = Status(5, 7, 8)
 
 
-@dataclass(slots=True)
-class Service:
-    """What the sessions of a listener share."""
-
-    store: Store
-    logins: Logins
-    gate: Gate
-    settings: Settings
-    listener: Listener
-    tls: ssl.SSLContext | None
-    clock: Clock
-    log: Log
-    locks: MaildropLocks
-    metrics: Metrics | None
-    signals: Signals | None
-    began: Callable[[Pop3Session], None]
-    ended: Callable[[Pop3Session], None]
-
-    @property
-    def limits(self) -> Limits:
-        return self.settings.limits
-
-
-class Pop3Session(asyncio.Protocol):
+class Pop3Session(Outlet):
     """See the module. `account_id` is None until the login."""
 
     __slots__ = (
-        "_active_s",
-        "_backlog",
-        "_began_s",
-        "_closing_s",
-        "_core",
-        "_eof",
-        "_held",
-        "_is_admitted",
-        "_is_paused",
-        "_lock",
-        "_lost",
-        "_out",
-        "_out_octets",
-        "_reader",
-        "_retiring",
-        "_scram_account",
-        "_service",
-        "_session",
-        "_stalled_s",
-        "_task",
-        "_transport",
-        "_unsubscribe",
-        "_updating",
-        "_writable",
-    )
+        "_active_s", "_began_s", "_core", "_eof", "_held", "_is_admitted", "_is_paused", "_lock", "_reader",
+        "_retiring", "_scram_account", "_service", "_session", "_task", "_unsubscribe", "_updating",
+    )  # fmt: skip
 
     def __init__(self, service: Service) -> None:
+        super().__init__(service.clock)
         self._service = service
         self._began_s = self._active_s = service.clock.monotonic()
-        self._transport: asyncio.Transport | None = None
         self._core: Pop3Server | None = None
         self._session = Session("pop3", "local")
         self._task: asyncio.Task[None] | None = None
@@ -125,15 +66,9 @@ class Pop3Session(asyncio.Protocol):
         self._lock: MaildropLock | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._scram_account: Account | None = None
-        self._writable: asyncio.Future[None] | None = None
-        self._stalled_s = -1.0
-        self._closing_s = -1.0
-        self._backlog = 0
         self._held: bytearray | None = None
         """Octets that came inside TLS before the core knew of it: a fast client's first command."""
-        self._out: list[bytes] = []
-        self._out_octets = 0
-        self._is_admitted = self._is_paused = self._eof = self._lost = self._retiring = self._updating = False
+        self._is_admitted = self._is_paused = self._eof = self._retiring = self._updating = False
 
     @property
     def account_id(self) -> AccountId | None:
@@ -143,11 +78,8 @@ class Pop3Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         service = self._service
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
-        self._transport.set_write_buffer_limits(high=2 * FLUSH_OCTETS, low=FLUSH_OCTETS // 2)
-        self._session.peer = _host(transport.get_extra_info("peername"))
-        self._session.local = _host(transport.get_extra_info("sockname"))
-        self._session.tls = tls_module.describe(transport.get_extra_info("ssl_object"))
+        self._use(cast(asyncio.Transport, transport))  # uvloop's are no subclasses
+        describe(self._session, transport)
         service.began(self)
         try:
             service.gate.admit(self._session)
@@ -156,29 +88,33 @@ class Pop3Session(asyncio.Protocol):
             self._close()
             return
         self._is_admitted = True
-        self._core = Pop3Server(
-            service.settings.hostname or "localhost",
-            _nonce,
-            offers_tls=service.tls is not None,
-            is_secure=bool(self._session.tls),
-            cleartext_login=service.listener.cleartext_login,
-            auth_failures=service.limits.auth_failures_per_session,
-            auth_line_octets=service.limits.auth_line_octets,
-        )
+        self._core = new_core(service, self._session)
         self._write(self._core.greeting())
         self._flush()
 
     def data_received(self, data: bytes) -> None:
         if self._core is None or self._closing_s >= 0:
             return
-        self._active_s = self._service.clock.monotonic()
+        self._active_s = self._clock.monotonic()
         if self._held is not None:
             self._held += data
             return
-        self._core.receive(data)
         if self._task is None:
+            reader = self._reader
+            if reader and self._writable is None and reader.is_fresh(self._active_s):
+                asked = self._core.receive_retrieve(data)
+                if asked is not None:
+                    octets = reader.take(asked.index, asked.lines)
+                    if octets is None:
+                        self._begin(asked)
+                    elif self._transport:
+                        self._transport.write(b"".join((self._core.retrieved(), octets, ending(octets))))
+                    return
+            self._core.receive(data)
             self._answer()
-        elif self._core.buffered > INPUT_OCTETS and self._transport and not self._is_paused:
+            return
+        self._core.receive(data)
+        if self._core.buffered > INPUT_OCTETS and self._transport and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
 
@@ -186,17 +122,6 @@ class Pop3Session(asyncio.Protocol):
         """The client has said all it will say; what is being answered is still sent."""
         self._eof = True
         return self._task is not None and not self._session.tls
-
-    def pause_writing(self) -> None:
-        if self._writable is None and not self._lost:
-            self._writable = asyncio.get_running_loop().create_future()
-            self._stalled_s = self._service.clock.monotonic()
-
-    def resume_writing(self) -> None:
-        if self._writable and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
-        self._stalled_s = -1.0
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is deleted without QUIT (case 194); an update in progress is carried through."""
@@ -233,22 +158,13 @@ class Pop3Session(asyncio.Protocol):
         if self._task is None:
             self._close()
 
-    def abort(self) -> None:
-        """End now."""
-        if self._transport:
-            self._transport.abort()
-
     def check_deadlines(self, now_s: float) -> None:
         """Called every few seconds. Source: RFC 1939 §3 (autologout: closed without a word and without an update)."""
         limits = self._service.limits
-        if self._closing_s >= 0 and now_s - self._closing_s > limits.write_stall_s:
+        if self._is_stuck(now_s, limits.write_stall_s):
             self.abort()
-        elif self._stalled_s >= 0:
-            left = self._transport.get_write_buffer_size() if self._transport else 0
-            if left != self._backlog:  # it reads, if slowly
-                self._backlog, self._stalled_s = left, now_s
-            elif now_s - self._stalled_s > limits.write_stall_s:
-                self.abort()
+        elif self._closing_s >= 0 or self._stalled_s >= 0:
+            return
         elif self._session.account is None:
             if now_s - self._began_s > limits.first_command_timeout_s:
                 self._close()
@@ -262,25 +178,34 @@ class Pop3Session(asyncio.Protocol):
 
     def _answer(self) -> None:
         """Answer at once what needs nothing from elsewhere; begin a task for the rest."""
-        assert self._core
-        if self._writable or (self._reader and self._reader.is_stale):
+        core, reader, now_s = self._core, self._reader, self._active_s
+        assert core
+        if self._writable or (reader and reader.is_stale):
             self._begin(None)
             return
-        now_s = self._active_s
+        is_fresh = reader is not None and reader.is_fresh(now_s)  # nobody else can do anything until we return
         for _ in range(AT_ONCE):
-            event = self._core.next_event()
+            event = core.next_event()
             if event is None:
                 break
-            if self._out_octets >= FLUSH_OCTETS:
-                self._begin(event)
-                return
-            if isinstance(event, Say):
+            if isinstance(event, Retrieve):
+                octets = reader.take(event.index, event.lines) if reader and is_fresh else None
+                if octets is None:
+                    self._begin(event)
+                    return
+                self._send(octets)
+            elif isinstance(event, Say):
                 self._write(event.octets)
-            elif not (isinstance(event, Retrieve) and self._serve(event, now_s)):
+            else:
                 self._begin(event)
                 return
+            if self._out_octets >= FLUSH_OCTETS:
+                self._flush()
+                if self._writable:
+                    self._begin(None)
+                    return
         else:
-            if event := self._core.next_event():
+            if event := core.next_event():
                 self._begin(event)
                 return
         self._flush()
@@ -299,18 +224,19 @@ class Pop3Session(asyncio.Protocol):
             if event is None and self._core:
                 await self._refresh()
                 event = self._core.next_event()
-            turn_s = self._service.clock.monotonic()
+            turn_s = self._clock.monotonic()
             while event is not None and not self._lost:
-                if self._service.clock.monotonic() - turn_s > TURN_S:
+                if self._clock.monotonic() - turn_s > TURN_S:
                     await asyncio.sleep(0)
-                    turn_s = self._service.clock.monotonic()
+                    turn_s = self._clock.monotonic()
                 if not isinstance(event, Retrieve):
                     await self._do(event)
-                elif not self._serve(event, self._active_s):
+                elif (octets := self._at_hand(event)) is not None:
+                    self._send(octets)
+                    await self._drain()
+                else:
                     await self._refresh()
                     await self._retrieve(event)
-                elif self._out_octets >= FLUSH_OCTETS:
-                    await self._drain()
                 if self._closing_s >= 0 or self._retiring or self._core is None:
                     break
                 if self._reader and self._reader.is_stale:
@@ -322,10 +248,14 @@ class Pop3Session(asyncio.Protocol):
         except ConnectionError:
             self.abort()
         except (Trouble, NoSuchAccount, NoSuchMailbox) as error:
-            self._trouble("cannot read mailbox", error)
+            if self._core:
+                self._write(trouble(self._service, self._session, self._core, "cannot read mailbox", error))
             self._close()
         except Exception as error:  # what nobody foresaw is ours
-            self._failed(error)
+            self._service.log.error("pop3 session failed", peer=self._session.peer, error=repr(error), exc_info=True)
+            if not self._lost:
+                self._write(b"-ERR [SYS/TEMP] internal error\r\n")
+                self._close()
         finally:
             self._task = None
             self._rest()
@@ -341,13 +271,7 @@ class Pop3Session(asyncio.Protocol):
         if self._is_paused and self._transport:
             self._is_paused = False
             self._transport.resume_reading()
-        self._active_s = self._service.clock.monotonic()
-
-    def _failed(self, error: Exception) -> None:
-        self._service.log.error("pop3 session failed", peer=self._session.peer, error=repr(error), exc_info=True)
-        if not self._lost:
-            self._write(b"-ERR [SYS/TEMP] internal error\r\n")
-            self._close()
+        self._active_s = self._clock.monotonic()
 
     async def _do(self, event: Event) -> None:
         match event:
@@ -359,14 +283,14 @@ class Pop3Session(asyncio.Protocol):
                     self._write(piece)
                     await self._drain()
             case Login(username, password):
-                self._flush()
-                await self._log_in(lambda: self._service.logins.password(self._session, username, password))
+                await self._log_in(self._service.logins.password(self._session, username, password))
             case AskVerifier(username):
-                await self._ask_verifier(username)
+                assert self._core
+                said, self._scram_account = await give_verifier(self._service, self._session, self._core, username)
+                self._write(said)
             case ScramDone(username, ok):
                 account, self._scram_account = self._scram_account, None
-                self._flush()
-                await self._log_in(lambda: self._service.logins.scram_done(self._session, username, account, ok))
+                await self._log_in(self._service.logins.scram_done(self._session, username, account, ok))
             case StartTls(octets):
                 await self._start_tls(octets)
             case Update(uids):
@@ -379,194 +303,91 @@ class Pop3Session(asyncio.Protocol):
         assert self._transport and self._core and self._service.tls
         self._write(octets)
         self._flush()
-        loop = asyncio.get_running_loop()
         plain = self._transport
         self._held = held = bytearray()
-        try:
-            secured = await loop.start_tls(
-                plain,
-                self,
-                self._service.tls,
-                server_side=True,
-                ssl_handshake_timeout=self._service.limits.handshake_timeout_s,
-            )
-        except (OSError, TimeoutError):
-            secured = None
+        secured = await start_tls(self._service, plain, self)
         if secured is None or self._lost:
             plain.abort()
             self.connection_lost(None)  # the plain transport no longer tells us
             return
-        self._transport = secured
-        secured.set_write_buffer_limits(high=2 * FLUSH_OCTETS, low=FLUSH_OCTETS // 2)
-        self._session.tls = tls_module.describe(secured.get_extra_info("ssl_object"))
+        self._use(secured)
+        describe(self._session, secured)
         self._core.secured()
         self._held = None
         self._core.receive(bytes(held))
 
-    # --- login -------------------------------------------------------------------------------------------------------
-
-    async def _ask_verifier(self, username: str) -> None:
+    async def _log_in(self, check: Awaitable[Account]) -> None:
         assert self._core
-        try:
-            verifier, account = await self._service.logins.verifier(self._session, username)
-        except Refused as refused:
-            self._refuse_login(refused)
-        except Trouble as error:
-            self._trouble("cannot check login", error)
-        else:
-            if self._core:
-                self._scram_account = account
-                self._core.verifier(verifier)
-
-    async def _log_in(self, check: Callable[[], Any]) -> None:
-        try:
-            account = await check()
-            if self._core:
-                await self._open(account)
-        except Refused as refused:
-            self._refuse_login(refused)
-        except (Trouble, NoSuchAccount, NoSuchMailbox, OSError) as error:
-            self._trouble("cannot open mailbox", error)
-        finally:
-            if self._session.account is None:
-                self._release()
-
-    async def _open(self, account: Account) -> None:
-        """Lock and load INBOX, and welcome them."""
-        assert self._core
-        service = self._service
-        self._lock = service.locks.take(account.id)
-        if self._lock is None:
-            self._write(self._core.refuse("IN-USE", "another session has this mailbox open"))
-            return
-        mailboxes = service.store.mailboxes
-        modseq = await mailboxes.modseq(account.id)
-        mailbox = await mailboxes.status(account.id, "INBOX")
-        uids, sizes = array("I"), array("Q")
-        if mailbox.messages:
-            async for piece in mailboxes.fetch(account.id, mailbox.id, ALL):
-                uids.extend(piece.placements.uids)
-                sizes.extend(piece.placements.sizes)
-        if self._core is None:
-            return
-        self._session.account = account
-        try:
-            service.gate.login(self._session)
-        except Refused:
-            self._session.account = None
-            raise
-        maildrop = Maildrop(mailbox.uidvalidity, uids, sizes)
-        self._reader = Reader(mailboxes, account.id, mailbox.id, maildrop, modseq)
-        if service.signals:
-            self._unsubscribe = service.signals.subscribe(f"account:{account.id}", self._reader.changed)
-        self._write(self._core.welcome(maildrop))
-        service.log.info("login", protocol="pop3", peer=self._session.peer, account=account.id, tls=self._session.tls)
-
-    def _refuse_login(self, refused: Refused) -> None:
-        if self._core:
-            code = "AUTH" if refused.status == WRONG else "SYS/TEMP"
-            self._write(self._core.refuse(code, refused.note or "login refused"))
-
-    def _trouble(self, event: str, error: Exception) -> None:
-        self._service.log.warning(event, protocol="pop3", peer=self._session.peer, error=repr(error))
-        if self._core:
-            self._write(self._core.refuse("SYS/TEMP", "try again later"))
+        self._flush()
+        said, opened = await log_in(self._service, self._session, self._core, check, lambda: self._lost)
+        if opened:
+            self._lock, self._reader = opened.lock, opened.reader
+            if self._service.signals:
+                topic = f"account:{self.account_id}"
+                self._unsubscribe = self._service.signals.subscribe(topic, self._reader.changed)
+        self._write(said)
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
     async def _refresh(self) -> None:
         """Find out what others did to the mailbox, unless that was done a moment ago."""
-        self._active_s = self._service.clock.monotonic()
+        self._active_s = self._clock.monotonic()
         if self._reader and not self._reader.is_fresh(self._active_s):
             await self._reader.refresh(self._active_s)
 
-    def _serve(self, event: Retrieve, now_s: float) -> bool:
-        """Send a message that has been read ahead, if there is one and nothing has changed; says if it did."""
-        assert self._reader and self._core
-        if not self._reader.is_fresh(now_s):
-            return False
-        found = self._reader.take(event.index, event.uid)
-        if found is None or found.data is None:
-            return False
-        self._send(event, found.prefix + found.data)
-        return True
+    def _at_hand(self, event: Retrieve) -> bytes | None:
+        assert self._reader
+        return self._reader.take(event.index, event.lines) if self._reader.is_fresh(self._active_s) else None
 
-    def _send(self, event: Retrieve, octets: bytes) -> None:
+    def _send(self, octets: bytes) -> None:
         assert self._core
-        if not self._core.utf8:
-            octets = surrogate(octets)
-        self._write(event.opening)
-        self._write(stuffed(octets if event.lines is None else top(octets, event.lines)))
-        self._core.retrieved()
+        self._out += (self._core.retrieved(), octets, ending(octets))
+        self._out_octets += len(octets)
 
     async def _retrieve(self, event: Retrieve) -> None:
         """Read a message, others with it, and send it."""
         assert self._reader and self._core
+        core = self._core
         try:
-            found = self._reader.take(event.index, event.uid)
-            if found is None:
-                found = await self._reader.find(event.index, event.uid, self._core.upcoming(UPCOMING))
+            found = await look_up(self._reader, core, event)
+        except NoSuchMessage:
+            self._write(core.refuse("", "message expunged meanwhile"))
+        except DamagedMessage as error:
+            self._service.log.error("damaged message", account=self.account_id, number=event.index, error=str(error))
+            self._write(core.refuse("SYS/PERM", "the message is damaged"))
+        except (Trouble, NoSuchAccount, NoSuchMailbox) as error:
+            self._write(trouble(self._service, self._session, core, "cannot read message", error))
+        else:
             if self._core is None:
                 return
-            if found is None:
-                self._write(self._core.refuse("", "message expunged meanwhile"))
-            elif found.data is not None:
-                self._send(event, found.prefix + found.data)
+            if isinstance(found, bytes):
+                self._send(found)
             else:
                 await self._stream(event, found)
-        except NoSuchMessage:
-            if self._core:
-                self._write(self._core.refuse("", "message expunged meanwhile"))
-        except DamagedMessage as error:
-            self._service.log.error("damaged message", account=self.account_id, uid=event.uid, error=str(error))
-            if self._core:
-                self._write(self._core.refuse("SYS/PERM", "the message is damaged"))
-        except (Trouble, NoSuchAccount, NoSuchMailbox) as error:
-            self._trouble("cannot read message", error)
         await self._drain()
 
-    async def _stream(self, event: Retrieve, found: Found) -> None:
-        """A large message, in pieces. Trouble with the first is answered; later there is no way to tell but to end
-        the connection without the final dot."""
-        assert self._reader and self._core
-        email = await self._reader.open(found.email)
-        stuffer, cut = Stuffer(), Top(event.lines) if event.lines is not None else None
-        header = None if self._core.utf8 else Surrogate()
-        piece = await email.read(0, PIECE_OCTETS)
-        self._write(event.opening)
-        offset = 0
+    async def _stream(self, event: Retrieve, large: LargeMessage) -> None:
+        """In pieces. There is no way to tell of trouble but to end the connection without the final dot."""
+        assert self._core
+        self._write(self._core.retrieved())
         try:
-            while piece and not (cut and cut.is_done):
-                offset += len(piece)
-                piece = header.feed(piece) if header else piece
-                self._write(stuffer.feed(cut.feed(piece) if cut else piece))
+            async for piece in large.pieces():
+                self._write(piece)
                 await self._drain()
-                piece = await email.read(offset, PIECE_OCTETS) if offset < email.size else b""
         except (Trouble, DamagedMessage, NoSuchMessage) as error:
-            self._service.log.error("message cut off", account=self.account_id, uid=event.uid, error=str(error))
+            self._service.log.error("message cut off", account=self.account_id, number=event.index, error=str(error))
             raise ConnectionError from error
-        piece = header.finish() if header else b""
-        self._write(stuffer.feed(cut.feed(piece) if cut else piece))
-        self._write(stuffer.finish())
-        if self._core:
-            self._core.retrieved()
 
     async def _update(self, uids: tuple[int, ...]) -> None:
         """QUIT: all marked messages go, or none (case 34)."""
         assert self._reader and self._core and self._session.account
-        core, account, ok = self._core, self._session.account, True
-        if uids:
-            self._updating = True
-            try:
-                await self._reader.expunge(UidSet.of(uids))
-            except (Trouble, NoSuchAccount, NoSuchMailbox) as error:
-                ok = False
-                self._service.log.error("cannot remove messages", account=account.id, error=repr(error))
-            finally:
-                self._updating = False
-                self._release()  # before the answer: the next session may come at once
-        else:
-            self._release()
+        core, account = self._core, self._session.account
+        self._updating = True
+        try:
+            ok = not uids or await remove(self._reader, UidSet.of(uids), account.id, self._service.log)
+        finally:
+            self._updating = False
+            self._release()  # before the answer: the next session may come at once
         count(self._service.metrics, "pop3_sessions", result="ok" if ok else "failed")
         self._write(core.updated(ok))
         self._close()
@@ -575,45 +396,3 @@ class Pop3Session(asyncio.Protocol):
         if self._lock:
             self._lock.release()
             self._lock = None
-
-    # --- writing -----------------------------------------------------------------------------------------------------
-
-    def _write(self, octets: bytes) -> None:
-        """Say this, with what else is said in this turn."""
-        self._out.append(octets)
-        self._out_octets += len(octets)
-
-    def _flush(self) -> None:
-        if self._out and self._transport and not self._lost:
-            octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-            self._transport.write(octets)
-        self._out.clear()
-        self._out_octets = 0
-
-    async def _drain(self) -> None:
-        """Send if it is much, and wait until the client has read most of what was sent. Raises ConnectionError."""
-        if self._out_octets < FLUSH_OCTETS and not self._writable:
-            return
-        self._flush()
-        if self._writable:
-            await self._writable
-        if self._lost:
-            raise ConnectionResetError
-
-    def _close(self) -> None:
-        """Send what was said, and end the connection."""
-        if self._closing_s < 0 and not self._lost:
-            self._flush()
-            self._closing_s = self._service.clock.monotonic()
-            if self._transport:
-                with contextlib.suppress(OSError):
-                    self._transport.close()
-
-
-def _host(name: Any) -> str:
-    """IP address of a socket's name; "local" for a unix socket."""
-    return str(name[0]) if isinstance(name, tuple) else "local"
-
-
-def _nonce() -> str:
-    return base64.b64encode(secrets.token_bytes(18)).decode()

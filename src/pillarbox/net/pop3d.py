@@ -19,7 +19,8 @@ from pillarbox.model.errors import Trouble
 from pillarbox.model.ids import AccountId
 from pillarbox.model.settings import Listener, Settings
 from pillarbox.net.maildrop_lock import MaildropLocks
-from pillarbox.net.pop3_session import Pop3Session, Service
+from pillarbox.net.pop3_service import Service
+from pillarbox.net.pop3_session import Pop3Session
 from pillarbox.store.api import Signals, Store
 
 SWEEP_S: Final = 5.0

@@ -1,8 +1,8 @@
 """Signals between the processes of one home: a unix datagram socket each, in `HOME/run/`.
 
-A signal only wakes, so everything here may be lost or doubled. Topics published in one turn of the loop travel
-together; where a receiver is too slow for them, it is told "*" later, which wakes all its subscribers. A command
-(which has no loop) publishes at once and listens to nothing. Implements `store.api.Signals`.
+A signal only wakes, so everything here may be lost or doubled. Topics published within a moment travel together; where
+a receiver is too slow for them, it is told "*" later, which wakes all its subscribers. A command (which has no loop)
+publishes at once and listens to nothing. Implements `store.api.Signals`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ EVERYTHING: Final = "*"
 DATAGRAM_OCTETS: Final = 8192
 MAX_PENDING: Final = 1000
 """Topics that wait for the end of the turn, or for a slow receiver; more become "*"."""
+SPREAD_S: Final = 0.01
+"""The first topic travels at once; those of the next 10 ms together: a wake-up of every process costs as much as a
+message."""
 RETRY_S: Final = 0.05
 _MAX_TRIES: Final = 100
 _MAX_UNIX_PATH: Final = 100
@@ -51,6 +54,7 @@ class LocalSignals:
         self._next_key = 0
         self._pending: dict[str, None] = {}
         self._flush_is_due = False
+        self._flushed_s = float("-inf")
         self._peers: tuple[str, ...] = ()
         self._peers_seen = (-1, -1.0)
         self._slow: dict[str, tuple[set[str], int]] = {}
@@ -111,11 +115,17 @@ class LocalSignals:
         if not self._flush_is_due:
             self._flush_is_due = True
             assert self._loop is not None
-            self._loop.call_soon(self._flush)
+            wait_s = self._flushed_s + SPREAD_S - self._loop.time()
+            if wait_s > 0.0:
+                self._loop.call_later(wait_s, self._flush)
+            else:
+                self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """The end of the turn: send what was published in it, and wake our own."""
+        """Send what was published, and wake our own."""
         self._flush_is_due = False
+        if self._loop is not None:
+            self._flushed_s = self._loop.time()
         if self._folder_fd < 0 or not self._pending:
             return
         topics = set(self._pending)

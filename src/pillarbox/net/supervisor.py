@@ -30,6 +30,7 @@ import structlog
 from pillarbox.model.errors import PillarboxError
 from pillarbox.model.settings import Listener
 from pillarbox.net.listen import bind_tcp, bind_unix
+from pillarbox.net.memory import keep_large_buffers_apart
 
 _log = structlog.get_logger("supervisor")
 
@@ -193,6 +194,7 @@ def tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    keep_large_buffers_apart()
 
 
 def _prctl(option: int, value: int) -> None:

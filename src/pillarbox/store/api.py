@@ -10,9 +10,9 @@ from one event loop, and never block it for more than a moment.
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pillarbox.message.wire import WireForms
 from pillarbox.model.address import Address
@@ -97,6 +97,21 @@ class Slice:
 
     placements: Placements
     forms: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Emails that were read together: prefix and content of each, one after the other in `octets`."""
+
+    modseq: int
+    """The account's at the moment of reading."""
+    octets: bytes
+    sizes: list[int]
+    """Of each in `octets`; -1: it is not there, because it is large, or gone."""
+    body_starts: list[int]
+    """Where the body begins in each, prefix included, as the parser found it; a hint, 0 if it is not known."""
+    dotted: bool
+    """A line of one of them may begin with a dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +212,10 @@ class Mailboxes(Protocol):
         """Messages in ascending order of UID, in slices of about 1,000 (fewer where `data` is asked for, so that a
         slice is some 256 KiB), no lock or transaction held between slices. Missing UIDs are left out."""
 
+    async def bundle(self, account: AccountId, emails: Sequence[int], heads_only: bool = False) -> Bundle:
+        """Many emails as a client downloads them, in one read. `heads_only`: each to the end of its header or somewhat
+        further, and no more than 16 KiB of its content. The caller bounds the octets by what it knows of the sizes."""
+
     async def open(self, account: AccountId, email: int) -> Email:
         """For reading sections of one email. Raises NoSuchMessage."""
 
@@ -206,7 +225,9 @@ class Mailboxes(Protocol):
         """File messages, all or none, and return their UIDs. Raises OverQuota when `quota_octets` is given and
         would be passed, LimitReached for too many keywords."""
 
-    async def deliver(self, account: AccountId, deliveries: Sequence[Delivery]) -> builtins.list[EmailHeadline | None]:
+    def deliver(
+        self, account: AccountId, deliveries: Sequence[Delivery]
+    ) -> Awaitable[builtins.list[EmailHeadline | None]]:
         """File each delivery and write its job into `delivered`, in one transaction; None for a job that is there
         already. Past quotas: what was accepted is delivered."""
 
@@ -298,6 +319,19 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Handed:
+    """Claims of one message, from the process that accepted it to the one that delivers for their accounts."""
+
+    message: Spooled
+    jobs: tuple[Job, ...]
+    token: int
+    forms: WireForms
+
+
+NOBODY: Final[Mapping[str, int]] = {}
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """What became of a claimed job. Delivered or Failed ends it; Deferred puts it back until `next_s`."""
 
@@ -341,10 +375,29 @@ class Spool(Protocol):
     """Accepted messages and their jobs. Concurrent `accept`s and `settle`s share commits (group commit)."""
 
     async def accept(
-        self, message: Spooled, jobs: Sequence[Job], events: Sequence[TraceEvent] = (), claim: int = 0
+        self,
+        message: Spooled,
+        jobs: Sequence[Job],
+        events: Sequence[TraceEvent] = (),
+        claim: int = 0,
+        holders: Mapping[str, int] = NOBODY,
     ) -> list[Claim]:
         """Make the message ours: when this returns it is on disk. Up to `claim` of its jobs with local targets are
-        leased to this process at once and returned (others are free to be claimed by anyone, from `next_s` on)."""
+        leased at once and returned (others are free to be claimed by anyone, from `next_s` on): to the holder that
+        `holders` has for the target's name, whom the caller hands them to, else to this process."""
+
+    async def enroll(self) -> int:
+        """This process's number as a holder: when it returns, others may lease jobs to it."""
+
+    def adopt(self, claims: Sequence[Claim]) -> None:
+        """Another process leased these jobs to this one, and has handed them over."""
+
+    async def give_up(self, claims: Sequence[Claim], holder: int) -> None:
+        """Free jobs that were leased to another holder and could not be handed over."""
+
+    async def reclaim(self, before_s: float) -> int:
+        """Free the jobs that were made before this time (wall clock) and leased to this process, but that it has never
+        heard of: they were lost on the way. Returns how many."""
 
     async def claim(self, limit: int, now_s: float, exclude: Iterable[Target] = ()) -> list[Claim]:
         """Lease up to `limit` due jobs that nobody holds, oldest first, fair between targets; not those of `exclude`

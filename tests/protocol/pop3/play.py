@@ -79,10 +79,13 @@ class Desk:
                 return b""
             case ScramDone(username, ok):
                 return self._login(ok and username == USER)
-            case Retrieve(_, uid, opening, lines):
-                octets = self.messages[uid]
-                core.retrieved()
-                return opening + stuffed(octets if lines is None else top(octets, lines))
+            case Retrieve(index, lines):
+                assert core.maildrop
+                octets: bytes | None = self.messages[core.maildrop.uid(index)]
+                assert octets is not None
+                octets = octets if lines is None else top(octets, lines)
+                assert octets is not None
+                return core.retrieved() + stuffed(octets)
             case Update(uids):
                 for uid in uids:
                     del self.messages[uid]

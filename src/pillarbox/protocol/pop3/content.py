@@ -11,16 +11,26 @@ import re
 from typing import Final
 
 END: Final = b".\r\n"
+_LINE_END_AND_END: Final = b"\r\n.\r\n"
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 
 
 def stuffed(octets: bytes) -> bytes:
     """The whole message and the line that ends it."""
+    octets = doubled(octets)
+    return octets + ending(octets)
+
+
+def doubled(octets: bytes) -> bytes:
+    """The same with a second dot where a line begins with one."""
     if b"\n." in octets:
         octets = octets.replace(b"\n.", b"\n..")
-    if octets.startswith(b"."):
-        octets = b"." + octets
-    return octets + (END if octets.endswith(b"\r\n") or not octets else b"\r\n" + END)
+    return b"." + octets if octets.startswith(b".") else octets
+
+
+def ending(octets: bytes) -> bytes:
+    """What follows these octets: the end of their last line, if it has none, and the line with a dot."""
+    return END if octets.endswith(b"\r\n") or not octets else _LINE_END_AND_END
 
 
 class Stuffer:
@@ -44,10 +54,12 @@ class Stuffer:
         return END if self._tail == b"\r\n" else b"\r\n" + END
 
 
-def top(octets: bytes, lines: int) -> bytes:
-    """The header, the blank line after it, and the first `lines` lines of the body."""
+def top(octets: bytes, lines: int, is_whole: bool = True) -> bytes | None:
+    """The header, the blank line after it, and the first `lines` lines of the body; None if they may go on beyond
+    these octets, which are not the whole message."""
     cut = Top(lines)
-    return cut.feed(octets)
+    piece = cut.feed(octets)
+    return piece if is_whole or cut.is_done else None
 
 
 class Top:

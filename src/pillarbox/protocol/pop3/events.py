@@ -56,9 +56,6 @@ class Retrieve:
     """Send the message: all of it, or its header and `lines` lines. Answer with `retrieved`, or `refuse`."""
 
     index: int
-    uid: int
-    opening: bytes
-    """The line that goes before it."""
     lines: int | None = None
 
 

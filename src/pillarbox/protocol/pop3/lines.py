@@ -27,7 +27,8 @@ class Lines:
         return len(self._buffer) - self._position
 
     def receive(self, octets: bytes) -> None:
-        self._buffer = self._buffer[self._position :] + octets
+        rest = self._buffer[self._position :]
+        self._buffer = rest + octets if rest else octets
         self._position = 0
 
     def clear(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Final
 
 from pillarbox.model.uids import UidSet
@@ -46,14 +47,19 @@ class Maildrop:
     def uid(self, index: int) -> int:
         return self._uids[index]
 
-    def uids(self, start: int, count: int) -> list[int]:
-        """UIDs of up to `count` messages that are here, from index `start` on."""
+    def indices(self, start: int, count: int) -> Sequence[int]:
+        """The messages that are here, of the `count` from index `start` on."""
         end = min(start + count, len(self._uids))
-        return [self._uids[i] for i in range(start, end) if self._marks[i] == _HERE]
+        if self._marks.count(_HERE, start, end) == end - start:
+            return range(start, end)
+        return [index for index in range(start, end) if self._marks[index] == _HERE]
 
-    def index_after(self, uid: int) -> int:
-        """The index of the first message after this UID."""
-        return bisect_right(self._uids, uid)
+    def fitting(self, indices: Sequence[int], octets: int) -> int:
+        """How many of the first of these messages have so many octets together."""
+        sizes = self._sizes
+        if isinstance(indices, range):
+            return bisect_right([*accumulate(sizes[indices.start : indices.stop])], octets)
+        return bisect_right([*accumulate(sizes[index] for index in indices)], octets)
 
     def size(self, index: int) -> int:
         return self._sizes[index]

@@ -71,6 +71,9 @@ class State(Enum):
     UPDATE = 4
 
 
+_DEAF: Final = (State.SECURING, State.UPDATE)
+
+
 class Pop3Server:
     """A session. Nothing a client sends makes it raise, and it keeps one line of theirs beside what was just read.
 
@@ -126,17 +129,18 @@ class Pop3Server:
 
     def receive(self, octets: bytes) -> None:
         """Take what has arrived. Nothing is kept after the end, nor before a TLS handshake."""
-        if self.state not in (State.SECURING, State.UPDATE):
+        if self.state not in _DEAF:
             self._lines.receive(octets)
 
     def next_event(self) -> Event | None:
         """What is to be done next, in the order of the client's commands."""
         if self._queued:
             event = self._queued.popleft()
-        elif self._pending is not None or self.state in (State.SECURING, State.UPDATE):
+        elif not self._lines or self._pending is not None or self.state in _DEAF:
             return None
-        elif retrieve := self._take_retrieve():
-            event = retrieve
+        elif self._maildrop is not None and (retrieve := self._take_retrieve(self._maildrop)):
+            self._pending = retrieve
+            return retrieve
         else:
             line = self._take_line()
             if line is None:
@@ -196,9 +200,11 @@ class Pop3Server:
         self._is_secure, self._user, self.utf8 = True, None, False
         self.state = State.AUTHORIZATION
 
-    def retrieved(self) -> None:
-        """The message has been sent."""
-        self._pending = None
+    def retrieved(self) -> bytes:
+        """The message is there; say this, then the message, dots doubled, and its `ending`."""
+        said, self._pending = self._pending, None
+        assert isinstance(said, Retrieve) and self._maildrop
+        return b"+OK %d octets\r\n" % self._maildrop.size(said.index) if said.lines is None else b"+OK\r\n"
 
     def updated(self, ok: bool) -> bytes:
         """The last word, after QUIT. Source: RFC 1939 §6."""
@@ -208,22 +214,32 @@ class Pop3Server:
 
     # --- lines -------------------------------------------------------------------------------------------------------
 
-    def _take_retrieve(self) -> Retrieve | None:
-        """The short way for RETR and TOP of a message that is here; all else goes the long way."""
-        maildrop = self._maildrop
-        if maildrop is None or not (match := self._lines.take_match(_RETRIEVE)):
+    def receive_retrieve(self, octets: bytes) -> Retrieve | None:
+        """Take what has arrived if it is RETR or TOP of a message that is here, and nothing but that: then this is
+        the event. Else nothing is taken. For clients that wait for each answer: most do."""
+        if self._maildrop is None or self._pending or self._queued or self._lines or self.state in _DEAF:
             return None
-        index = maildrop.find(int(match[2]))
-        is_top = len(match[1]) == 3
-        if index is None or is_top != (match[3] is not None):
-            self._lines.take_back(match)
-            return None
-        return self._message(index, int(match[3]) if is_top else None)
+        match = _RETRIEVE.fullmatch(octets)
+        asked = self._retrieve(match, self._maildrop) if match else None
+        self._pending = asked
+        return asked
 
-    def _message(self, index: int, lines: int | None) -> Retrieve:
-        assert self._maildrop
-        opening = b"+OK %d octets\r\n" % self._maildrop.size(index) if lines is None else b"+OK\r\n"
-        return Retrieve(index, self._maildrop.uid(index), opening, lines)
+    def _take_retrieve(self, maildrop: Maildrop) -> Retrieve | None:
+        """The short way for RETR and TOP of a message that is here; all else goes the long way."""
+        match = self._lines.take_match(_RETRIEVE)
+        if match is None:
+            return None
+        asked = self._retrieve(match, maildrop)
+        if asked is None:
+            self._lines.take_back(match)
+        return asked
+
+    def _retrieve(self, match: re.Match[bytes], maildrop: Maildrop) -> Retrieve | None:
+        verb, number, lines = match.groups()
+        index = maildrop.find(int(number))
+        if index is None or (len(verb) == 3) != (lines is not None):
+            return None
+        return Retrieve(index, None if lines is None else int(lines))
 
     def _take_line(self) -> bytes | LineError | None:
         in_auth = self._exchange is not None or self._lines.starts_with(b"AUTH ")
@@ -410,7 +426,7 @@ class Pop3Server:
         index = self._index(argument)
         if index is None:
             return self._no_message(argument)
-        return self._message(index, None)
+        return Retrieve(index)
 
     def _top(self, argument: bytes) -> Event:
         assert self._maildrop
@@ -420,7 +436,7 @@ class Pop3Server:
         index = self._index(match[1])
         if index is None:
             return self._no_message(match[1])
-        return self._message(index, int(match[2]))
+        return Retrieve(index, int(match[2]))
 
     def _dele(self, argument: bytes) -> Event:
         assert self._maildrop

@@ -29,7 +29,8 @@ def surrogate(octets: bytes) -> bytes:
     if octets.isascii():
         return octets
     end = header_end(octets)
-    return _header(octets[:end]) + octets[end:]
+    header = octets[:end]
+    return octets if header.isascii() else _header(header) + octets[end:]
 
 
 class Surrogate:
@@ -58,8 +59,6 @@ class Surrogate:
 
 
 def _header(header: bytes) -> bytes:
-    if header.isascii():
-        return header
     return b"".join([line if line.isascii() else _field(line) for line in _FIELD_END.split(header)])
 
 

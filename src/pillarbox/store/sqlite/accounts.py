@@ -21,6 +21,7 @@ from pillarbox.model.ids import AccountId
 from pillarbox.store.api import Delivery, Signals
 from pillarbox.store.blobs.pool import make_directory, sync_directory
 from pillarbox.store.sqlite import filing, mailboxes, migrate
+from pillarbox.store.sqlite.committer import NEAR, Committer, Near
 from pillarbox.store.sqlite.files import Db, as_trouble, create_file, open_file
 from pillarbox.store.sqlite.lanes import Done, Lane, LanePool, Outbox
 from pillarbox.store.sqlite.turns import Turns, account_slot
@@ -32,6 +33,8 @@ DIRTY_OCTETS: Final = 1 << 24
 SWEEP_S: Final = 60.0
 SWEEPS: Final = 5
 """A file that was not used between so many sweeps is closed."""
+NEAR_OCTETS: Final = 1 << 20
+"""Contents that one transaction files on the loop: some milliseconds of it."""
 FILE_OCTETS: Final = 200 << 10
 """Memory of an open account: pages, prepared statements, the log's index."""
 _FEW: Final = 300
@@ -64,8 +67,8 @@ class AccountFile:
     """One account as this process has it open: perhaps a writing and a reading connection."""
 
     __slots__ = (
-        "_accounts", "closing", "files", "folder", "id", "read_lane", "reader", "reading", "swept", "topic",
-        "write_lane", "writer",
+        "_accounts", "closing", "committer", "files", "folder", "id", "read_lane", "reader", "reading", "swept",
+        "topic", "writer",
     )  # fmt: skip
 
     def __init__(self, accounts: Accounts, account: AccountId) -> None:
@@ -78,7 +81,7 @@ class AccountFile:
             f"account {account}", account_slot(account), accounts.turns, self._open, account=True,
             changed=self._on_change, failed=accounts.failed,
         )  # fmt: skip
-        self.write_lane = Lane(self._write)
+        self.committer = Committer(self.writer, accounts.lanes, accounts.outbox, self._near, self._write)
         self.read_lane = Lane(self._read)
         self.reader: apsw.Connection | None = None
         self.reading = threading.Lock()
@@ -117,6 +120,25 @@ class AccountFile:
         if works:
             rest = [task for task in tasks if not isinstance(task, LaneWork)]
             return [*(self._write(rest) if rest else ()), *_run_work(works)]
+        near = self._join(tasks)
+        return near.told(self.writer.run(near.tasks))
+
+    def _near(self, tasks: list[Any]) -> Near | None:
+        """Deliveries of a few small emails are short; other verbs may touch many messages, or wait for the disk."""
+        octets = 0
+        for task in tasks:
+            if type(task) is not DeliverTask or len(task.deliveries) > NEAR:
+                return None
+            for delivery in task.deliveries:
+                email = delivery.email
+                if email.forms is None or email.content.data is None:
+                    return None
+                octets += email.content.size
+        return self._join(tasks) if octets <= NEAR_OCTETS else None
+
+    def _join(self, tasks: list[Any]) -> Near:
+        """Deliveries that stand together become one task."""
+        alone = all(type(task) is DeliverTask for task in tasks)
         joined: list[Task] = []
         places: dict[int, list[DeliverTask]] = {}
         for task in tasks:
@@ -127,25 +149,29 @@ class AccountFile:
             else:
                 group = [task]
                 places[len(joined)] = group
-                joined.append(Task(self._deliver_verb(group), None, False))
-        done = self.writer.run(joined)
-        if not places:
-            return done
-        told: list[Done] = []
-        for i, (future, result, error) in enumerate(done):
-            at = 0
-            for task in places.get(i, ()):
-                part = None if error else result[at : at + len(task.deliveries)]
-                told.append((task.future, part, error))
-                at += len(task.deliveries)
-            if i not in places:
-                told.append((future, result, error))
-        return told
+                joined.append(Task(self._deliver_verb(group, alone), None, False))
 
-    def _deliver_verb(self, group: list[DeliverTask]) -> Verb:
+        def told(done: Sequence[Done]) -> Sequence[Done]:
+            self._close_others()
+            if not places:
+                return done
+            found: list[Done] = []
+            for i, (future, result, error) in enumerate(done):
+                at = 0
+                for task in places.get(i, ()):
+                    part = None if error else result[at : at + len(task.deliveries)]
+                    found.append((task.future, part, error))
+                    at += len(task.deliveries)
+                if i not in places:
+                    found.append((future, result, error))
+            return found
+
+        return Near(joined, told)
+
+    def _deliver_verb(self, group: list[DeliverTask], alone: bool) -> Verb:
         def verb(db: Db) -> Any:
             deliveries = [delivery for task in group for delivery in task.deliveries]
-            return filing.deliver(db, self.files, deliveries, int(self._accounts.now_s()))
+            return filing.deliver(db, self.files, deliveries, int(self._accounts.now_s()), alone)
 
         return verb
 
@@ -155,6 +181,8 @@ class AccountFile:
                 self.closing.pop().close()
             except IndexError:  # the other lane was faster
                 return
+            except apsw.Error:  # what could not be closed has nothing more to say
+                continue
 
     def _read(self, tasks: list[Task]) -> Sequence[Done]:
         self._close_others()
@@ -202,7 +230,7 @@ class AccountFile:
     @property
     def idle(self) -> bool:
         """Has neither lane anything to do?"""
-        return not (self.write_lane.scheduled or self.read_lane.scheduled)
+        return not (self.committer.scheduled or self.read_lane.scheduled)
 
     def close(self) -> None:
         """Both connections, when the lanes are idle or ended."""
@@ -232,8 +260,8 @@ class Accounts:
         self._flushing = False
         self.pool = home / "blobs"
         self.turns = turns
-        self._lanes = lanes
-        self._outbox = outbox
+        self.lanes = lanes
+        self.outbox = outbox
         self._signals = signals
         self._limit = min(limit, fitting())
         self._sweeps = 0
@@ -241,6 +269,11 @@ class Accounts:
         self.now_s = now_s
         self.failed = failed
         self._open: OrderedDict[AccountId, AccountFile] = OrderedDict()
+
+    @property
+    def idle(self) -> bool:
+        """Does nothing wait to be written or read?"""
+        return all(file.idle for file in self._open.values())
 
     def folder(self, account: AccountId) -> Path:
         """Where the account is. Raises NoSuchAccount for what cannot be an id."""
@@ -278,7 +311,7 @@ class Accounts:
                 unused.append(file)
         for file in unused:
             del self._open[file.id]
-            self._lanes.submit(Lane(_close_files), file)
+            self.lanes.submit(Lane(_close_files), file)
         if self._open:
             self._sweep_soon()
 
@@ -304,34 +337,34 @@ class Accounts:
         """Run a verb that changes the account; it may raise after it has written."""
         file = self.get(account)
         future = asyncio.get_running_loop().create_future()
-        self._lanes.submit(file.write_lane, Task(verb, future))
+        file.committer.submit(Task(verb, future))
         return future
 
     def deliver(self, account: AccountId, deliveries: Sequence[Delivery]) -> asyncio.Future[Any]:
         """File deliveries; calls for one account share transactions."""
         file = self.get(account)
         future = asyncio.get_running_loop().create_future()
-        self._lanes.submit(file.write_lane, DeliverTask(deliveries, future))
+        file.committer.submit(DeliverTask(deliveries, future))
         return future
 
     def read(self, account: AccountId, verb: Verb) -> asyncio.Future[Any]:
         """Run a verb that only reads."""
         file = self.get(account)
         future = asyncio.get_running_loop().create_future()
-        self._lanes.submit(file.read_lane, Task(verb, future))
+        self.lanes.submit(file.read_lane, Task(verb, future))
         return future
 
     async def run_on(self, account: AccountId, work: Callable[[AccountFile], Any]) -> Any:
         """Something with the writing connection that is no transaction, on the account's writing lane."""
         file = self.get(account)
         future = asyncio.get_running_loop().create_future()
-        self._lanes.submit(file.write_lane, LaneWork(lambda: work(file), future))
+        file.committer.submit(LaneWork(lambda: work(file), future))
         return await future
 
     async def run(self, work: Callable[[], Any]) -> Any:
         """Something else that blocks, in one of the threads."""
         future = asyncio.get_running_loop().create_future()
-        self._lanes.submit(Lane(_run_work), (work, future))
+        self.lanes.submit(Lane(_run_work), (work, future))
         return await future
 
     def aside(self, account: AccountId, verb: Verb) -> Any:
@@ -353,17 +386,17 @@ class Accounts:
         """Publish, from any thread."""
         if self._signals is not None:
             signals = self._signals
-            self._outbox.call(lambda: signals.publish(topic))
+            self.outbox.call(lambda: signals.publish(topic))
 
     def mark_dirty(self, account: AccountId) -> None:
         """This account has a log to fold back: it will be named in the file `dirty`. From any thread."""
         self._changed.add(account)
         if not self._flushing:
             self._flushing = True
-            self._outbox.call(self._flush_soon)
+            self.outbox.call(self._flush_soon)
 
     def _flush_soon(self) -> None:
-        asyncio.get_running_loop().call_later(FLUSH_S, self._lanes.submit, Lane(self._flush), None)
+        asyncio.get_running_loop().call_later(FLUSH_S, self.lanes.submit, Lane(self._flush), None)
 
     def _flush(self, _: list[None]) -> Sequence[Done]:
         self.flush_dirty()

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import apsw
 
+from pillarbox.store.sqlite.committer import Committer, Near
 from pillarbox.store.sqlite.files import Db, as_trouble, open_file
-from pillarbox.store.sqlite.lanes import Done, Lane, LanePool
+from pillarbox.store.sqlite.lanes import Done, Lane, LanePool, Outbox
 from pillarbox.store.sqlite.migrate import Schema, migrate
 from pillarbox.store.sqlite.turns import Turns
 from pillarbox.store.sqlite.writer import Batch, Task, Verb, Writer
@@ -30,6 +31,7 @@ class Database:
         turns: Turns,
         writers: LanePool,
         readers: LanePool,
+        outbox: Outbox,
         *,
         changed: Callable[[], None] | None = None,
         failed: Callable[[BaseException], None] | None = None,
@@ -39,12 +41,11 @@ class Database:
         self._schema = schema
         self._slot = slot
         self._turns = turns
-        self._writers = writers
         self._readers = readers
         self.writer = Writer(
             path.name, slot, turns, self._open, changed=changed, failed=failed, log_pages=LOG_PAGES, batch=batch
         )
-        self._write_lane = Lane(self.writer.run)
+        self.committer = Committer(self.writer, writers, outbox, _near, self.writer.run)
         self._fold_lane = Lane(self._fold)
         self._read_lane = Lane(self._read)
         self._reader: apsw.Connection | None = None
@@ -69,11 +70,17 @@ class Database:
         finally:
             self._turns.leave(self._slot)
 
-    def write(self, verb: Verb, guarded: bool = False) -> asyncio.Future[Any]:
-        """Run a verb in a transaction that it shares with others. `guarded`: it may raise after it has written."""
+    def write(self, verb: Verb, guarded: bool = False, lazy: bool = False) -> asyncio.Future[Any]:
+        """Run a verb in a transaction that it shares with others. `guarded`: it may raise after it has written, or
+        take long, and runs in a thread. `lazy`: it may wait a moment for company."""
         future = asyncio.get_running_loop().create_future()
-        self._writers.submit(self._write_lane, Task(verb, future, guarded))
+        self.committer.submit(Task(verb, future, guarded), lazy)
         return future
+
+    @property
+    def idle(self) -> bool:
+        """Does nothing wait to be written?"""
+        return not (self.committer.scheduled or self.committer.tasks)
 
     def read(self, verb: Verb) -> asyncio.Future[Any]:
         """Run a verb that only reads, in a thread."""
@@ -124,6 +131,14 @@ class Database:
         for db in (self._reader, self._near):
             if db is not None:
                 db.close(force=True)
+
+
+def _near(tasks: list[Task]) -> Near | None:
+    return None if any(task.guarded for task in tasks) else Near(tasks, _as_it_is)
+
+
+def _as_it_is(done: Sequence[Done]) -> Sequence[Done]:
+    return done
 
 
 def _at_one_moment(db: Db, verb: Verb) -> Any:

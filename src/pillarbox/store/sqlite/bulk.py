@@ -1,11 +1,11 @@
-"""Many rows in few steps: each step of a statement gives up Python's lock and must win it back from the loop's thread.
+"""Many rows in few steps: a step of a statement costs as much as the row it writes.
 
-Statements come in a few sizes only (8, 4, 2, 1 rows), so that all of them stay prepared.
+Statements come in two sizes only (8 rows and 1), so that all of them stay prepared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
@@ -13,7 +13,7 @@ from typing import Any, Final
 from pillarbox.store.sqlite.files import Db
 
 Row = tuple[Any, ...]
-_SIZES: Final = (8, 4, 2, 1)
+_PIECE: Final = 8
 
 
 @lru_cache(maxsize=64)
@@ -22,36 +22,26 @@ def _places(rows: int, width: int) -> str:
     return ",".join([row] * rows)
 
 
-def _pieces(rows: Sequence[Row]) -> Iterator[tuple[str, list[Any]]]:
-    """VALUES lists and what to bind to them."""
-    at = 0
-    while at < len(rows):
-        size = next(size for size in _SIZES if size <= len(rows) - at)
-        piece = rows[at : at + size]
-        yield _places(size, len(piece[0])), list(chain.from_iterable(piece))
-        at += size
-
-
 def insert(db: Db, into: str, rows: Sequence[Row]) -> None:
     """`into` is "INSERT INTO table(columns)"; all rows have the same width."""
-    for places, values in _pieces(rows):
-        db.execute(f"{into} VALUES{places}", values)
+    at, width = 0, len(rows[0]) if rows else 0
+    while len(rows) - at >= _PIECE:
+        values = list(chain.from_iterable(rows[at : at + _PIECE]))
+        db.execute(f"{into} VALUES{_places(_PIECE, width)}", values)
+        at += _PIECE
+    for row in rows[at:]:
+        db.execute(f"{into} VALUES{_places(1, width)}", row)
 
 
-def count(db: Db, table: str, columns: str, keys: Sequence[Row]) -> int:
-    """How many of these keys are in the table: `columns` is "(a,b)", or "a" for keys of one value."""
-    found = 0
-    for places, values in _pieces(keys):
-        found += db.execute(f"SELECT count(*) FROM {table} WHERE {columns} IN (VALUES{places})", values).fetchall()[0][
-            0
-        ]
-    return found
-
-
-def delete(db: Db, table: str, columns: str, keys: Sequence[Row], also: str = "") -> int:
-    """Delete the rows with these keys (for which `also`, a further condition, holds), and return how many."""
-    gone = 0
-    for places, values in _pieces(keys):
-        db.execute(f"DELETE FROM {table} WHERE {columns} IN (VALUES{places}){also}", values)
-        gone += db.changes()
+def delete(db: Db, table: str, columns: str, keys: Sequence[Row], returning: str, also: str = "") -> list[Any]:
+    """Delete the rows with these keys, for which `also`, a further condition, holds; the column `returning` of those
+    that were there. `columns` is "(a,b)", or "a" for keys of one value."""
+    gone: list[Any] = []
+    at, width = 0, len(keys[0]) if keys else 0
+    while at < len(keys):
+        size = _PIECE if len(keys) - at >= _PIECE else 1
+        where = f"{columns} IN (VALUES{_places(size, width)}){also}"
+        values = list(chain.from_iterable(keys[at : at + size]))
+        gone += [value for (value,) in db.execute(f"DELETE FROM {table} WHERE {where} RETURNING {returning}", values)]
+        at += size
     return gone

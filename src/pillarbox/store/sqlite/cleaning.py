@@ -28,7 +28,8 @@ every minute two more syncs a message, and its next writer a new beginning of th
 TRASH_S: Final = 30 * 86400.0
 HOURLY_S: Final = 3600.0
 ACCOUNTS_A_ROUND: Final = 200
-DELIVERED_AGE_S: Final = 600.0
+DELIVERED_AGE_S: Final = 6 * 3600.0
+"""A process that was stopped for hours may still believe that a job is its own."""
 DELIVERED: Final = 500
 """More remembered jobs than this, and those that are settled are looked for."""
 
@@ -72,16 +73,20 @@ class Cleaner:
         for account in self._named():
             self._waiting.setdefault(account, now_s)
         found: list[AccountId] = []
+        logless: list[AccountId] = []
         for account, since_s in self._waiting.items():
             try:
                 log = os.stat(self._accounts.folder(account) / "mail.db-wal").st_size
-            except (OSError, NoSuchAccount):
-                log = LARGE_LOG_OCTETS  # to be forgotten
-            if log >= LARGE_LOG_OCTETS or now_s - since_s > QUIET_S:
+            except (OSError, NoSuchAccount):  # nothing has been written, or it is gone
+                logless.append(account)
+                continue
+            if not log:
+                logless.append(account)
+            elif log >= LARGE_LOG_OCTETS or now_s - since_s > QUIET_S:
                 found.append(account)
                 if len(found) >= ACCOUNTS_A_ROUND:
                     break
-        for account in found:
+        for account in found + logless:
             del self._waiting[account]  # before the work: who writes meanwhile names it again
         return found
 
@@ -132,11 +137,16 @@ class Cleaner:
         self._pool.collect(needs(db))
 
     def _unsettled(self) -> list[AccountId]:
-        """Accounts with a log: whoever wrote last did not fold it back."""
+        """Accounts with a log that was not written to for long: whoever did it last did not fold it back, and whoever
+        named it in `dirty` may not have been heard."""
         found: list[AccountId] = []
+        before_s = time.time() - QUIET_S
         for account in self._accounts.ids():
-            log = self._accounts.folder(account) / "mail.db-wal"
-            if log.exists() and log.stat().st_size:
+            try:
+                log = os.stat(self._accounts.folder(account) / "mail.db-wal")
+            except FileNotFoundError:
+                continue
+            if log.st_size and log.st_mtime < before_s:
                 found.append(account)
         return found
 

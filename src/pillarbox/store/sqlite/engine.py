@@ -28,8 +28,9 @@ from pillarbox.store.sqlite.spool import NewRows, Spool
 from pillarbox.store.sqlite.verify import Verifier
 
 FOLDERS: Final = ("accounts", "blobs", "tmp", "trash", "drop")
-ACCOUNT_THREADS: Final = 16
+ACCOUNT_THREADS: Final = 8
 """Most of them wait for the disk, which syncs many files at once nearly as fast as one."""
+CLOSING_S: Final = 0.002
 SWITCH_S: Final = 0.0005
 """A thread that comes back from an fsync waits so long for a busy loop, not Python's 5 ms."""
 
@@ -96,12 +97,12 @@ class SqliteStore:
         )
         rows = NewRows()
         self._spool_file = Database(
-            home / "spool.db", migrate.SPOOL, turns.SPOOL, self._turns, self._spool_lanes, self._lanes,
+            home / "spool.db", migrate.SPOOL, turns.SPOOL, self._turns, self._spool_lanes, self._lanes, self._outbox,
             changed=tell("spool"), failed=self._failed, batch=rows,
         )  # fmt: skip
         self._directory_file = Database(
             home / "directory.db", migrate.DIRECTORY, turns.DIRECTORY, self._turns, self._lanes, self._lanes,
-            changed=tell("directory"), failed=self._failed,
+            self._outbox, changed=tell("directory"), failed=self._failed,
         )  # fmt: skip
         pool = Pool(home)
         self.blobs = pool
@@ -129,6 +130,8 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Finish what is under way and close all files."""
+        while not (self._spool_file.idle and self._directory_file.idle and self._accounts.idle):
+            await asyncio.sleep(CLOSING_S)
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:

@@ -34,14 +34,33 @@ Filing = tuple[Box, NewEmail]
 class Files:
     """Where an account's large contents are, and where they come from."""
 
-    __slots__ = ("blobs", "current", "pool")
+    __slots__ = ("blobs", "current", "kept", "pool")
 
     def __init__(self, folder: Path, pool: Path) -> None:
         self.blobs = folder / "blobs"
         self.pool = pool
+        self.kept: Kept | None = None
         self.current: set[tuple[int, int]] = set()
         """Runs of emails (first, last) whose forms were seen to be of this parser: ids are not used again, and forms
         only become newer."""
+
+
+class Kept:
+    """What a transaction that only delivered left on its connection: the next one need not read it again, if nothing
+    has changed since. `version` is the connection's data version before that commit, which adds one to it."""
+
+    __slots__ = ("boxes", "db", "meta", "tails", "version")
+
+    def __init__(self, db: Db, version: int) -> None:
+        self.db = db
+        self.version = version
+        self.meta = Meta(db)
+        self.boxes: dict[str, Box] = {}
+        self.tails: dict[int, placements.Tail] = {}
+
+    def holds(self, db: Db, version: int) -> bool:
+        """Is it still what the file says?"""
+        return self.db is db and self.version + 1 == version
 
 
 def form_columns(forms: WireForms) -> tuple[Any, ...]:
@@ -73,49 +92,53 @@ def check_quota(db: Db, quota_octets: int, more: int) -> None:
         raise OverQuota(f"{octets} + {more} octets of {quota_octets}")
 
 
-def deliver(db: Db, files: Files, deliveries: Sequence[Delivery], now_s: int) -> list[EmailHeadline | None]:
-    """File each delivery whose job is not in `delivered`, and write it there."""
-    meta = Meta(db)
-    boxes: dict[str, Box] = {}
+def deliver(
+    db: Db, files: Files, deliveries: Sequence[Delivery], now_s: int, alone: bool = False
+) -> list[EmailHeadline | None]:
+    """File each delivery whose job is not in `delivered`, and write it there. `alone`: nothing else is done in this
+    transaction."""
+    kept, files.kept = files.kept, None
+    version = db.data_version()
+    if kept is None or not kept.holds(db, version):
+        kept = Kept(db, version)
     filings: list[Filing] = []
     where: list[int] = []
     fresh = _remember(db, deliveries)
     for i, delivery in enumerate(deliveries):
-        if not fresh[i]:
-            continue
-        box = boxes.get(delivery.mailbox)
-        if box is None:
-            box = boxes[delivery.mailbox] = _target(db, delivery.mailbox, boxes)
-        filings.append((box, delivery.email))
-        where.append(i)
+        if fresh[i]:
+            filings.append((_target(db, delivery.mailbox, kept.boxes), delivery.email))
+            where.append(i)
     answer: list[EmailHeadline | None] = [None] * len(deliveries)
-    if not filings:
-        return answer
-    for i, headline in zip(where, _file(db, files, meta, filings, now_s), strict=True):
-        answer[i] = headline
-    meta.save()
+    if filings:
+        kept.meta.begin()
+        for i, headline in zip(where, _file(db, files, kept.meta, filings, now_s, kept.tails), strict=True):
+            answer[i] = headline
+        kept.meta.save()
+    if alone:
+        kept.version = version
+        files.kept = kept
     return answer
 
 
 def _remember(db: Db, deliveries: Sequence[Delivery]) -> list[bool]:
     """Write the jobs into `delivered`; which of them were not there yet."""
-    jobs = [(delivery.job,) for delivery in deliveries]
-    if len(set(jobs)) == len(jobs) and not bulk.count(db, "delivered", "job", jobs):
-        bulk.insert(db, "INSERT INTO delivered", jobs)
-        return [True] * len(jobs)
     fresh = []
-    for job in jobs:
-        db.execute("INSERT OR IGNORE INTO delivered VALUES(?)", job)
+    for delivery in deliveries:
+        db.execute("INSERT OR IGNORE INTO delivered VALUES(?)", (delivery.job,))
         fresh.append(db.changes() == 1)
     return fresh
 
 
 def _target(db: Db, name: str, boxes: dict[str, Box]) -> Box:
     """The mailbox of this name, else INBOX; one Box for one mailbox, however it is spelt."""
+    known = boxes.get(name)
+    if known is not None:
+        return known
     box = mailboxes.find(db, name)
     if box is None or box.special_use == mailboxes.NOSELECT:
         box = mailboxes.by_name(db, "INBOX")
-    return next((known for known in boxes.values() if known.id == box.id), box)
+    box = boxes[name] = next((known for known in boxes.values() if known.id == box.id), box)
+    return box
 
 
 def _check_selectable(box: Box) -> None:
@@ -123,8 +146,16 @@ def _check_selectable(box: Box) -> None:
         raise NoSuchMailbox(f"{box.name} is only a name")
 
 
-def _file(db: Db, files: Files, meta: Meta, filings: Sequence[Filing], now_s: int) -> list[EmailHeadline]:
-    """Write new emails and their placements. Changes `meta` (the caller saves it) and the boxes (saved here)."""
+def _file(
+    db: Db,
+    files: Files,
+    meta: Meta,
+    filings: Sequence[Filing],
+    now_s: int,
+    tails: dict[int, placements.Tail] | None = None,
+) -> list[EmailHeadline]:
+    """Write new emails and their placements. Changes `meta` (the caller saves it) and the boxes (saved here); `tails`
+    are the last chunks of mailboxes as far as they are known, and are kept up."""
     bits = [box.bits(email.flags) for box, email in filings]  # before anything is written: it may refuse
     modseq = meta.change()
     email_rows, head_rows, content_rows = [], [], []
@@ -156,7 +187,9 @@ def _file(db: Db, files: Files, meta: Meta, filings: Sequence[Filing], now_s: in
     if len(content_rows) < len(filings):
         _sync_directory(files.blobs)
     for box, columns_new in added.values():
-        placements.append(db, box.id, columns_new)
+        tail = placements.append(db, box.id, columns_new, tails.get(box.id) if tails is not None else None)
+        if tails is not None:
+            tails[box.id] = tail
         box.modseq = modseq
         box.save(db)
     return filed

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
+QUICK_S: Final = 0.0003
+"""A sync of a quick disk."""
 Work: TypeAlias = Callable[[], None]
 Done: TypeAlias = tuple["asyncio.Future[Any] | None", Any, BaseException | None]
 """A future, its result, and the error instead."""
@@ -27,11 +29,14 @@ class Outbox:
         self._calls: deque[Work] = deque()
         self._woken = False
 
-    def post(self, done: Sequence[Done]) -> None:
-        """From any thread."""
-        if not done:
+    def post(self, done: Sequence[Done], then: Work | None = None) -> None:
+        """Tell the futures, then run `then` on the loop. From any thread."""
+        if done:
+            self._done.append(done)
+        if then is not None:
+            self._calls.append(then)
+        elif not done:
             return
-        self._done.append(done)
         if not self._woken:
             self._woken = True
             self._wake()
@@ -75,13 +80,20 @@ class Lane:
 
 
 class LanePool:
-    """Some threads that serve any number of lanes."""
+    """Some threads that serve any number of lanes.
+
+    Waking a thread costs about as much as a small commit. So another one is woken only when those awake have been at
+    their work for a moment: where the disk is quick, few threads do everything; where it is slow, all wait for it.
+    """
 
     def __init__(self, name: str, threads: int, outbox: Outbox) -> None:
         self._outbox = outbox
         self._lock = threading.Lock()
         self._closing = False
-        self._ready: SimpleQueue[Lane | None] = SimpleQueue()
+        self._ready: deque[Lane] = deque()
+        self._asleep: list[threading.Lock] = []
+        self._awake = threads
+        self._woken_s = 0.0
         self._threads = [threading.Thread(target=self._serve, name=f"{name}-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -93,28 +105,56 @@ class LanePool:
             if lane.scheduled:
                 return
             lane.scheduled = True
-        self._ready.put(lane)
+            self._ready.append(lane)
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        """If it is worth it. The lock is held."""
+        if not self._asleep:
+            return
+        now_s = time.monotonic()
+        if self._awake and now_s - self._woken_s < QUICK_S:
+            return
+        self._woken_s = now_s
+        self._awake += 1
+        self._asleep.pop().release()  # the one that fell asleep last: it is still warm
 
     def close(self) -> None:
         """Finish what is queued, then end the threads. Blocks."""
-        self._closing = True
-        for _ in self._threads:
-            self._ready.put(None)
+        with self._lock:
+            self._closing = True
+            while self._asleep:
+                self._awake += 1
+                self._asleep.pop().release()
         for thread in self._threads:
             thread.join()
 
     def _serve(self) -> None:
-        while (lane := self._ready.get()) is not None:
-            while self._run(lane):
-                if not self._closing:  # others first
-                    self._ready.put(lane)
-                    break
+        bed = threading.Lock()
+        bed.acquire()
+        while True:
+            with self._lock:
+                if self._ready:
+                    lane = self._ready.popleft()
+                    if self._ready:
+                        self._wake_one()
+                elif self._closing:
+                    return
+                else:
+                    lane = None
+                    self._awake -= 1
+                    self._asleep.append(bed)
+            if lane is None:
+                bed.acquire()
+            else:
+                self._run(lane)
 
-    def _run(self, lane: Lane) -> bool:
-        """One batch; True if more came meanwhile."""
+    def _run(self, lane: Lane) -> None:
+        """One batch; what came meanwhile waits for its turn behind other lanes."""
         with self._lock:
             tasks, lane.tasks = lane.tasks, []
         self._outbox.post(lane.run(tasks))
         with self._lock:
             lane.scheduled = bool(lane.tasks)
-            return lane.scheduled
+            if lane.scheduled:
+                self._ready.append(lane)

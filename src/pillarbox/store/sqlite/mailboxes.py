@@ -43,6 +43,10 @@ class Meta:
         self.db = db
         self._changed = False
 
+    def begin(self) -> None:
+        """Another transaction changes messages."""
+        self._changed = False
+
     def change(self) -> int:
         """The modseq of this transaction's changes."""
         if not self._changed:

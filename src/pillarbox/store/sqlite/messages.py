@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from pillarbox.model.errors import DamagedMessage, MailboxName, NoSuchAccount
 from pillarbox.model.ids import AccountId
 from pillarbox.model.mailbox import Content, EmailHeadline, Mailbox, Placements
 from pillarbox.model.uids import UidSet
-from pillarbox.store.api import Changes, Delivery, Moved, NewEmail, Slice, Stored
+from pillarbox.store.api import Bundle, Changes, Delivery, Moved, NewEmail, Slice, Stored
 from pillarbox.store.blobs import frames
 from pillarbox.store.blobs.pool import Pool
-from pillarbox.store.sqlite import filing, mailboxes, reading
+from pillarbox.store.sqlite import bundle, filing, mailboxes, reading
 from pillarbox.store.sqlite.accounts import Accounts
 from pillarbox.store.sqlite.files import Db
 
@@ -217,6 +217,20 @@ class Mailboxes:
         kept = self._accounts.write(account, lambda db: reading.renew_forms(db, stale))
         kept.add_done_callback(_look)
 
+    async def bundle(self, account: AccountId, emails: Sequence[int], heads_only: bool = False) -> Bundle:
+        """See api.Mailboxes."""
+        file = self._accounts.get(account)
+
+        def verb(db: Db) -> Bundle:
+            return bundle.bundle(db, emails, heads_only)
+
+        # one statement needs no transaction around it: that would be twice as many hand-overs of Python's lock
+        is_done, found = await self._accounts.run(lambda: file.read_now(verb))
+        if not is_done:
+            found = await self._accounts.read(account, verb)
+        result: Bundle = found
+        return result
+
     async def open(self, account: AccountId, email: int) -> StoredEmail:
         """See api.Mailboxes."""
         row = await self._read(account, lambda db: reading.open_row(db, email))
@@ -236,10 +250,9 @@ class Mailboxes:
         filed: Headlines = await self._accounts.write(account, verb)
         return filed
 
-    async def deliver(self, account: AccountId, deliveries: Sequence[Delivery]) -> MaybeHeadlines:
+    def deliver(self, account: AccountId, deliveries: Sequence[Delivery]) -> Awaitable[MaybeHeadlines]:
         """See api.Mailboxes."""
-        filed: MaybeHeadlines = await self._accounts.deliver(account, deliveries)
-        return filed
+        return self._accounts.deliver(account, deliveries)
 
     async def set_flags(
         self,

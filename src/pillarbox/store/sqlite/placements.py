@@ -98,27 +98,36 @@ def store_flags(db: Db, chunk: Chunk) -> None:
     )
 
 
-def append(db: Db, mailbox: int, new: Placements) -> None:
-    """Add placements whose UIDs are above all others of the mailbox."""
-    low, high = key_of(mailbox), key_of(mailbox + 1)
-    found = db.execute(_SELECT + "WHERE at>=? AND at<? ORDER BY at DESC LIMIT 1", (low, high)).fetchall()
+Tail = tuple[int, Placements]
+"""The key of a mailbox's last chunk, and what is in it."""
+
+
+def append(db: Db, mailbox: int, new: Placements, tail: Tail | None = None) -> Tail:
+    """Add placements whose UIDs are above all others of the mailbox, and return what the last chunk is now. `tail` is
+    what it was, if that is known; it is changed."""
+    low = key_of(mailbox)
+    if tail is None:
+        found = db.execute(
+            _SELECT + "WHERE at>=? AND at<? ORDER BY at DESC LIMIT 1", (low, key_of(mailbox + 1))
+        ).fetchall()
+        if found:
+            chunk = unpack(found[0])
+            tail = chunk.at, chunk.columns
     at = key_of(mailbox, new.uids[0])
     rows = new
-    if found:
-        tail = unpack(found[0])
-        if len(tail.columns) < TAIL:
-            at, rows = tail.at, tail.columns
-            extend(rows, new)
-            if len(rows) > TAIL:
-                at, rows = _join_left(db, low, at, rows)
-    start = 0
-    while start < len(rows):
-        piece = rows
-        if len(rows) > FULL:
-            piece = Placements()
-            extend(piece, rows, start, start + FULL)
-        store(db, at if start == 0 else key_of(mailbox, piece.uids[0]), piece)
-        start += FULL
+    if tail is not None and len(tail[1]) < TAIL:
+        at, rows = tail
+        extend(rows, new)
+        if len(rows) > TAIL:
+            at, rows = _join_left(db, low, at, rows)
+    while len(rows) > FULL:
+        piece, rest = Placements(), Placements()
+        extend(piece, rows, 0, FULL)
+        extend(rest, rows, FULL, len(rows))
+        store(db, at, piece)
+        at, rows = key_of(mailbox, rest.uids[0]), rest
+    store(db, at, rows)
+    return at, rows
 
 
 def _join_left(db: Db, low: int, at: int, rows: Placements) -> tuple[int, Placements]:

@@ -97,7 +97,7 @@ def _lease(db: Db, holder: int, key: JobKey, messages: dict[bytes, Spooled]) -> 
 def remove_done(db: Db, spool_ids: Sequence[bytes | None]) -> None:
     """Remove messages that have no jobs any more."""
     no_jobs = " AND NOT EXISTS(SELECT 1 FROM job WHERE spool_id=message.id)"
-    bulk.delete(db, "message", "id", [(spool_id,) for spool_id in spool_ids], no_jobs)
+    bulk.delete(db, "message", "id", [(spool_id,) for spool_id in spool_ids], "n", no_jobs)
 
 
 def peek(db: Db, selection: Selection) -> list[tuple[Job, Spooled]]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pillarbox.model.clock import Clock
 from pillarbox.model.errors import LeaseLost, NotFound, Trouble
-from pillarbox.model.ids import JobId, SpoolId
+from pillarbox.model.ids import JobId, SpoolId, id_time_s
 from pillarbox.model.mailbox import Content
 from pillarbox.model.outcome import Deferred
-from pillarbox.store.api import Claim, Job, Selection, Settlement, Spooled, Target, TraceEvent
+from pillarbox.store.api import NOBODY, Claim, Job, Selection, Settlement, Spooled, Target, TraceEvent
 from pillarbox.store.blobs.pool import Pool
 from pillarbox.store.sqlite import bulk, queue, trace
 from pillarbox.store.sqlite.base import Database
@@ -25,9 +25,15 @@ from pillarbox.store.sqlite.spool_rows import job_row, last_words, message_row, 
 from pillarbox.store.sqlite.turns import Turns
 
 LEASE_S: Final = 60.0
+MANY: Final = 500
+"""More jobs than this are written in a thread."""
+LARGE_OCTETS: Final = 32 << 10
+"""So are larger contents."""
 _INSERT_MESSAGE: Final = "INSERT INTO message(id, sha256, size, meta, prefix, data)"
 _INSERT_JOB: Final = "INSERT INTO job"
 _KEY: Final = "(spool_id,id,holder,token)"
+Leased = tuple[Claim, int]
+"""A claim and its holder."""
 _OURS: Final = "WHERE spool_id=? AND id=? AND holder=? AND token=?"
 
 
@@ -74,51 +80,90 @@ class Spool:
         self._held: dict[JobId, SpoolId] = {}
 
     async def accept(
-        self, message: Spooled, jobs: Sequence[Job], events: Sequence[TraceEvent] = (), claim: int = 0
+        self,
+        message: Spooled,
+        jobs: Sequence[Job],
+        events: Sequence[TraceEvent] = (),
+        claim: int = 0,
+        holders: Mapping[str, int] = NOBODY,
     ) -> list[Claim]:
         """See api.Spool."""
 
-        def verb(db: Db) -> list[Claim]:
-            claims = self._insert(db, message, jobs, claim)
+        def verb(db: Db) -> list[Leased]:
+            leased = self._insert(db, message, jobs, claim, holders)
             self._rows.events += events
-            return claims
+            return leased
 
-        return await self._taking(self._database.write(verb))
+        is_long = len(jobs) > MANY or (message.content.data is not None and message.content.size > LARGE_OCTETS)
+        return await self._taking(self._database.write(verb, guarded=is_long))
 
-    async def _taking(self, future: asyncio.Future[list[Claim]]) -> list[Claim]:
-        """Wait for claims and remember them; if we are cancelled meanwhile, give them back when they come."""
+    async def _taking(self, future: asyncio.Future[list[Leased]]) -> list[Claim]:
+        """Wait for claims and remember ours; if we are cancelled meanwhile, give them back when they come."""
         try:
-            claims = await asyncio.shield(future)
+            leased = await asyncio.shield(future)
         except asyncio.CancelledError:
             future.add_done_callback(self._give_back)
             raise
-        for taken in claims:
-            self._held[taken.job.id] = taken.job.spool_id
-        return claims
+        for taken, holder in leased:
+            if holder == self._holder:
+                self._held[taken.job.id] = taken.job.spool_id
+        return [taken for taken, _ in leased]
 
-    def _give_back(self, future: asyncio.Future[list[Claim]]) -> None:
+    def _give_back(self, future: asyncio.Future[list[Leased]]) -> None:
         if future.cancelled() or future.exception() is not None or not future.result():
             return
-        keys = [(taken.job.spool_id, taken.job.id, self._holder, taken.token) for taken in future.result()]
+        self._free(future.result()).add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _free(self, leased: Sequence[Leased]) -> asyncio.Future[None]:
+        keys = [(taken.job.spool_id, taken.job.id, holder, taken.token) for taken, holder in leased]
 
         def verb(db: Db) -> None:
             db.executemany(f"UPDATE job SET holder=0, token=token+1 {_OURS}", keys)
 
-        self._database.write(verb).add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._database.write(verb)
 
-    def _insert(self, db: Db, message: Spooled, jobs: Sequence[Job], claim: int) -> list[Claim]:
+    async def enroll(self) -> int:
+        """See api.Spool."""
+        holder: int = await self._database.write(self._live)
+        return holder
+
+    def adopt(self, claims: Sequence[Claim]) -> None:
+        """See api.Spool."""
+        for claim in claims:
+            self._held[claim.job.id] = claim.job.spool_id
+
+    async def give_up(self, claims: Sequence[Claim], holder: int) -> None:
+        """See api.Spool."""
+        await self._free([(claim, holder) for claim in claims])
+
+    async def reclaim(self, before_s: float) -> int:
+        """See api.Spool."""
+
+        def verb(db: Db) -> int:
+            found = db.execute("SELECT spool_id, id FROM job WHERE holder=?", (self._holder,)).fetchall()
+            lost = [key for key in found if key[1] not in self._held and id_time_s(key[1]) < before_s]
+            db.executemany("UPDATE job SET holder=0, token=token+1 WHERE spool_id=? AND id=?", lost)
+            return len(lost)
+
+        count: int = await self._database.write(verb, guarded=True)
+        return count
+
+    def _insert(
+        self, db: Db, message: Spooled, jobs: Sequence[Job], claim: int, holders: Mapping[str, int] = NOBODY
+    ) -> list[Leased]:
         if message.content.data is None and not self._pool.path(message.content.sha256).exists():
             raise Trouble(f"content {message.content.sha256.hex()} is not in the pool")
-        holder = self._live(db) if claim else 0
+        ours = self._live(db) if claim else 0
         self._rows.messages.append(message_row(message))
         added = self._rows.jobs
-        claims: list[Claim] = []
+        leased: list[Leased] = []
         for job in jobs:
-            mine = len(claims) < claim and job.target.kind == "local" and job.state == "queued"
-            added.append(job_row(job, holder if mine else 0, int(mine)))
-            if mine:
-                claims.append(Claim(job, message, 1))
-        return claims
+            holder = 0
+            if len(leased) < claim and job.target.kind == "local" and job.state == "queued":
+                holder = holders.get(job.target.name, ours)
+                leased.append((Claim(job, message, 1), holder))
+            added.append(job_row(job, holder, int(holder != 0)))
+        return leased
 
     def _live(self, db: Db) -> int:
         """Our holder's number; its row is written again if it may have been taken away."""
@@ -136,13 +181,13 @@ class Spool:
         """See api.Spool."""
         busy = frozenset(f"{target.kind}:{target.name}" for target in exclude)
 
-        def verb(db: Db) -> list[Claim]:
+        def verb(db: Db) -> list[Leased]:
             queue.free_lost(db, self._turns, self._holder, self._clock.monotonic())
             if not queue.is_due(db, now_s):
                 return []
             holder = self._live(db)
             claims, self._cursor = queue.claim(db, holder, limit, now_s, busy, self._cursor)
-            return claims
+            return [(taken, holder) for taken in claims]
 
         return await self._taking(self._database.write(verb, guarded=True))
 
@@ -176,7 +221,7 @@ class Spool:
             return lost
 
         try:
-            lost: list[JobId] = await self._database.write(verb)
+            lost: list[JobId] = await self._database.write(verb, guarded=len(settlements) > MANY, lazy=not reports)
         except LeaseLost:
             if len(settlements) == 1:
                 self._held.pop(settlements[0].job, None)
@@ -190,13 +235,12 @@ class Spool:
         return bool(db.execute(f"SELECT 1 FROM job {_OURS}", key).fetchall())
 
     def _settle_all(self, db: Db, settlements: Sequence[Settlement]) -> list[JobId]:
-        """Apply them; returns the jobs whose lease was lost. All at once where all ended and are ours."""
+        """Apply them; returns the jobs whose lease was lost. All at once where all ended."""
         if not any(isinstance(s.outcome, Deferred) for s in settlements):
             keys = [(self._held.get(s.job), s.job, self._holder, s.token) for s in settlements]
-            if bulk.count(db, "job", _KEY, keys) == len(keys):
-                bulk.delete(db, "job", _KEY, keys)
-                queue.remove_done(db, list(dict.fromkeys(key[0] for key in keys)))
-                return []
+            gone = frozenset(bulk.delete(db, "job", _KEY, keys, "id"))
+            queue.remove_done(db, list(dict.fromkeys(key[0] for key in keys if key[1] in gone)))
+            return [s.job for s in settlements if s.job not in gone]
         return [s.job for s in settlements if not self._settle(db, s)]
 
     def _settle(self, db: Db, settlement: Settlement) -> bool:

@@ -69,6 +69,13 @@ class Turns:
             if queued:
                 self._unlock(slot)
 
+    def try_take(self, slot: int) -> bool:
+        """Take the turn of a slot if it is free and nobody waits for it. Never waits."""
+        if not self._lock(slot, 2):
+            return False
+        self._unlock(slot)
+        return True
+
     def leave(self, slot: int) -> None:
         """End the turn."""
         self._unlock(slot + 1)
@@ -84,9 +91,9 @@ class Turns:
         found = fcntl.fcntl(self._fd, _GET, asked)
         return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
-    def _lock(self, at: int) -> bool:
+    def _lock(self, at: int, octets: int = 1) -> bool:
         try:
-            fcntl.fcntl(self._fd, _SET, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0))
+            fcntl.fcntl(self._fd, _SET, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, octets, 0))
         except (BlockingIOError, PermissionError):
             return False
         return True

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import apsw
 
 from pillarbox.model.errors import PillarboxError, Trouble
-from pillarbox.store.sqlite.files import Db, as_trouble
+from pillarbox.store.sqlite.files import BUSY_MS, Db, as_trouble
 from pillarbox.store.sqlite.lanes import Done
 from pillarbox.store.sqlite.turns import Turns
 
@@ -64,7 +64,7 @@ class Writer:
         self._failed = failed
         self._log_limit = log_pages
         self._batch = batch
-        self._log_pages = 0
+        self._log_pages = self._changes = 0
         self.db: apsw.Connection | None = None
 
     def run(self, tasks: list[Task]) -> Sequence[Done]:
@@ -83,37 +83,102 @@ class Writer:
         return done
 
     def _transact(self, tasks: list[Task]) -> list[Done]:
+        db = self.get_ready()
+        try:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except BaseException:
+                self.close()
+                raise
+            done = self._write(db, tasks)
+            self._end(db)
+        finally:
+            self.leave()
+        return done
+
+    def get_ready(self) -> apsw.Connection:
+        """Open the file if need be, and wait for the turn. Blocks. Raises Trouble, apsw errors."""
         db = self.db
         if db is None:
             db = self.db = self._open()
             db.set_wal_hook(self._on_log)
         self._turns.take(self._slot)
+        return db
+
+    def try_ready(self) -> bool:
+        """Take the turn if the file is open and nobody has it or waits for it. Never waits."""
+        return self.db is not None and self._turns.try_take(self._slot)
+
+    def leave(self) -> None:
+        """Give up the turn."""
+        self._turns.leave(self._slot)
+
+    def begin(self, tasks: list[Task]) -> list[Done] | None:
+        """Run short tasks in a transaction that `commit` ends; the turn is ours. None if something failed: then the
+        turn is given up and nothing was written."""
+        db = self.db
+        assert db is not None
         try:
-            before = db.total_changes()
+            db.set_busy_timeout(0)  # whoever writes without a turn is waited for in a thread
             try:
                 db.execute("BEGIN IMMEDIATE")
-                if self._batch is not None:
-                    self._batch.clear()
-                done = [self._run_one(db, task) for task in tasks]
-                if self._batch is not None:
-                    self._batch.write(db)
-                db.execute("COMMIT")
-                if self._batch is not None:
-                    self._batch.committed()
-            except apsw.ConstraintError:
-                db.execute("ROLLBACK")
-                raise
-            except BaseException:
-                self.close()  # nothing it holds is believed any more
-                raise
-            if db.total_changes() != before:
-                if self._changed is not None:
-                    self._changed()
-                if self._log_pages > self._log_limit:
-                    self._fold(db)
-        finally:
-            self._turns.leave(self._slot)
+            finally:
+                db.set_busy_timeout(BUSY_MS)
+            return self._write(db, tasks)
+        except Exception:
+            self.leave()
+            return None
+        except BaseException:
+            self.leave()
+            raise
+
+    def commit(self, done: Sequence[Done]) -> Sequence[Done]:
+        """Make durable what `begin` did, and tell who waits for it."""
+        db = self.db
+        assert db is not None
+        try:
+            try:
+                self._end(db)
+            finally:
+                self.leave()
+        except Exception as error:
+            meant = as_trouble(error, self._what, self._account)
+            if self._failed is not None:
+                self._failed(meant)
+            return [(future, None, meant) for future, _, _ in done]
         return done
+
+    def _write(self, db: apsw.Connection, tasks: list[Task]) -> list[Done]:
+        """The statements of a transaction that has begun. After a ConstraintError it is rolled back, after others the
+        connection is closed: nothing that it holds is believed any more."""
+        try:
+            self._changes = db.total_changes()
+            if self._batch is not None:
+                self._batch.clear()
+            done = [self._run_one(db, task) for task in tasks]
+            if self._batch is not None:
+                self._batch.write(db)
+        except apsw.ConstraintError:
+            db.execute("ROLLBACK")
+            raise
+        except BaseException:
+            self.close()
+            raise
+        return done
+
+    def _end(self, db: apsw.Connection) -> None:
+        try:
+            db.execute("COMMIT")
+        except BaseException:
+            self.close()
+            raise
+        if self._batch is not None:
+            self._batch.committed()
+        if db.total_changes() != self._changes:
+            if self._changed is not None:
+                self._changed()
+            if self._log_pages > self._log_limit:
+                self._fold(db)
 
     def _run_one(self, db: Db, task: Task) -> Done:
         if not task.guarded:
