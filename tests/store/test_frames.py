@@ -55,6 +55,17 @@ def test_a_changed_octet_is_damage_and_nothing_worse(pieces: list[bytes], place:
         assert read_range(path, 0, 1 << 62) == octets
 
 
+def test_a_frame_that_claims_to_be_huge_takes_no_memory(tmp_path: Path) -> None:
+    """RFC 8878 §3.1.1.1: with two bits flipped the frame's one octet of size becomes eight."""
+    path = tmp_path / "content"
+    written(path, [b"x" * 200])
+    octets = bytearray(path.read_bytes())
+    octets[4] |= 0xC0
+    path.write_bytes(octets)
+    with pytest.raises(DamagedMessage):
+        read_range(path, 0, 10)
+
+
 @settings(max_examples=150, deadline=None)
 @given(octets=st.binary(max_size=200), cut=st.integers(1, 60))
 def test_any_file_is_a_content_or_damaged(octets: bytes, cut: int) -> None:

@@ -39,10 +39,13 @@ class ReloadBoard:
         self._memory[:] = bytes(1) + digest + bytes(len(self._memory) - 1 - _DIGEST_OCTETS)
         called = call()
         states = self._wait(called, (_READY, _FAILED), answer_s)
-        failed = [number for number in called if states[number] != _READY]
-        self._memory[0] = _ABORT if failed else _COMMIT
-        if failed:
-            return f"{len(failed)} of {len(called)} processes could not take it over; the log says why"
+        if any(states[number] != _READY for number in called):
+            self._memory[0] = _ABORT
+            failed = sum(states[number] == _FAILED for number in called)
+            if failed:
+                return f"{failed} of {len(called)} processes could not take it over; the log says why"
+            return f"not all of {len(called)} processes have answered"
+        self._memory[0] = _COMMIT
         self._wait(called, (_DONE,), answer_s)
         return ""
 

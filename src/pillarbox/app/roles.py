@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -102,7 +103,7 @@ class Process:
 
     async def _reload(self, common: Common, roles: list[Front | MoverRole]) -> Common:
         """Take over the new configuration, if all of it can be, and by all processes; what holds from now on."""
-        board = self.plan.board
+        board, began_ns = self.plan.board, time.monotonic_ns()
         changes: list[Change] = []
         try:
             plan = self.plan.read()
@@ -114,7 +115,7 @@ class Process:
             if board is not None:
                 board.fail(self.number)
             log.error("reload failed, the old configuration stays", error=str(error))
-            self._tell(str(error))
+            self._tell(began_ns, str(error))
             agreed = False
         if not agreed:
             for change in changes:
@@ -127,13 +128,13 @@ class Process:
         log.info("reloaded", role=self.name)
         if board is not None:
             board.done(self.number)
-        self._tell("", plan.needs_restart)
+        self._tell(began_ns, "", plan.needs_restart)
         return new
 
-    def _tell(self, error: str, needs_restart: tuple[str, ...] = ()) -> None:
+    def _tell(self, began_ns: int, error: str, needs_restart: tuple[str, ...] = ()) -> None:
         """Where this is the only process: for whoever asked for the reload."""
         if self.plan.board is None:
-            tell_outcome(self.plan.home, error, needs_restart)
+            tell_outcome(self.plan.home, began_ns, error, needs_restart)
 
 
 def follow_directory(directory: Directory, signals: Signals) -> Callable[[], None]:

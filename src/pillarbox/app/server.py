@@ -12,6 +12,7 @@ import ipaddress
 import os
 import pwd
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -25,6 +26,7 @@ from pillarbox.app.outcome import tell_outcome
 from pillarbox.app.plan import Plan, keep_fixed
 from pillarbox.app.roles import Process, reopen_log
 from pillarbox.cli.program import CONFIG, NO_INPUT, NO_PERMISSION, TEMPORARY, UNAVAILABLE, CommandError
+from pillarbox.cli.service import OUTCOME_FILE
 from pillarbox.config import ConfigError, effective_listeners, read_settings
 from pillarbox.log import configure_logs
 from pillarbox.metrics import SharedNumbers
@@ -86,6 +88,7 @@ class Server:
         check_modes(self._home, settings)
         workers = settings.workers or len(os.sched_getaffinity(0))
         pid_file = self._lock(owner)
+        (self._home / OUTCOME_FILE).unlink(missing_ok=True)  # of another life, maybe from before the machine's start
         fronts, metrics = _bind(listeners, workers)
         for name in PRELOADED:
             with contextlib.suppress(ImportError):
@@ -117,6 +120,7 @@ class Server:
         plan.board = board
 
         def reload(call: Callable[[], list[int]]) -> None:
+            began_ns = time.monotonic_ns()
             try:
                 new = latest[0].read()
                 error = board.agree(new.digest(), call)
@@ -124,12 +128,12 @@ class Server:
                 error = str(trouble)
             if error:
                 log.error("reload refused, the old configuration stays", error=error)
-                tell_outcome(self._home, error)
+                tell_outcome(self._home, began_ns, error)
                 return
             latest[0] = new
             reopen_log(new.settings, "")
             log.info("all processes have the new configuration")
-            tell_outcome(self._home, "", new.needs_restart)
+            tell_outcome(self._home, began_ns, "", new.needs_restart)
 
         def front(number: int) -> Callable[[], int]:
             def work() -> int:

@@ -45,10 +45,10 @@ def run_reload(program: Program, args: argparse.Namespace) -> Answer:
     if not pid:
         raise CommandError(f"no server runs on {args.home}; `pillarbox serve` starts one", UNAVAILABLE)
     path = args.home / OUTCOME_FILE
-    before = _outcome(path)
+    asked_ns = time.monotonic_ns()
     os.kill(pid, signal.SIGHUP)
     until_s = time.monotonic() + ANSWER_S
-    while (outcome := _outcome(path)) == before:
+    while (outcome := _outcome(path)).get("began_ns", 0) < asked_ns:
         if time.monotonic() >= until_s:
             raise CommandError(f"process {pid} was told, but does not answer; its log may say why", TEMPORARY)
         time.sleep(0.02)
