@@ -176,3 +176,23 @@ class ContentWriter:
         """What remains, a last line break if it is missing, and for DATA the end marker. RFC 5321 §4.1.1.4."""
         rest = b"" if self._at_line_start and not self._after_cr else b"\r\n"
         return rest + b".\r\n" if self._is_data else rest
+
+
+class ChunkWriter:
+    """The same in chunks of BDAT. A chunk is held back until the next one is known, as the last has to say so."""
+
+    __slots__ = ("_chunk", "_writer")
+
+    def __init__(self) -> None:
+        self._writer = ContentWriter(is_data=False)
+        self._chunk = b""
+
+    def write(self, octets: bytes) -> bytes:
+        """Encode a piece; returns the chunk before it, with its command, or nothing. Source: RFC 3030 §2."""
+        chunk, self._chunk = self._chunk, self._writer.write(octets)
+        return b"BDAT %d\r\n" % len(chunk) + chunk if chunk else b""
+
+    def finish(self) -> bytes:
+        """The last chunk."""
+        rest, self._chunk = self._chunk + self._writer.finish(), b""
+        return b"BDAT %d LAST\r\n" % len(rest) + rest
