@@ -13,9 +13,8 @@ from pillarbox.message.wire import wire_forms
 from pillarbox.model.envelope import Envelope, Recipient
 from pillarbox.model.ids import JobId, SpoolId
 from pillarbox.model.mailbox import Content
-from pillarbox.store.api import Claim, Handed, Job, Spooled, Target
+from pillarbox.store.api import Handed, Job, Spooled, Target
 
-from .fakes import Signals
 from .world import MESSAGE, World, address
 
 
@@ -65,6 +64,7 @@ def test_what_is_ours_is_delivered_and_what_is_a_colleagues_is_handed_over() -> 
         spooled, jobs = message_for(world, ADA, BOB, FAR)
         await dispatch.accept(spooled, jobs, (), wire_forms(MESSAGE))
         [(holder, handed)] = links.handed
+        assert [world.store.spool.rows[job.id].holder for job in jobs] == [0, 7, 0]
         assert holder == 7 and handed.jobs == (jobs[1],) and handed.message == spooled and handed.token == 1
         await dispatch.close()
         assert [filed.job for filed in world.store.mailboxes.filed["ada"]] == [jobs[0].id]
@@ -96,7 +96,6 @@ def test_what_a_colleague_accepted_is_adopted_and_delivered() -> None:
         dispatch = dispatch_of(world, Links({}))
         spooled, jobs = message_for(world, BOB)
         [claim] = await world.store.spool.accept(spooled, jobs, claim=1)
-        assert isinstance(claim, Claim)
         dispatch.take_over(Handed(spooled, (jobs[0],), claim.token, wire_forms(MESSAGE)))
         await dispatch.close()
         assert world.store.spool.adopted == [jobs[0].id]
@@ -109,7 +108,6 @@ def test_what_a_colleague_accepted_is_adopted_and_delivered() -> None:
 def test_alone_everything_local_is_ours() -> None:
     async def story() -> None:
         world = await World().furnish()
-        assert isinstance(world.signals, Signals)
         dispatch = dispatch_of(world, None)
         spooled, jobs = message_for(world, ADA, BOB)
         await dispatch.accept(spooled, jobs, (), wire_forms(MESSAGE))

@@ -10,7 +10,6 @@ import structlog
 
 from pillarbox.app.plan import Common
 from pillarbox.mail.dispatch import Dispatch
-from pillarbox.model.errors import Trouble
 from pillarbox.net.colleagues import Links
 from pillarbox.store.api import Handed
 
@@ -72,8 +71,8 @@ class Share:
         await asyncio.sleep(LOST_S)
         try:
             found = await common.store.spool.reclaim(common.clock.now() - LOST_S)
-        except Trouble as error:
-            log.error("upkeep failed", work="reclaim", error=str(error))
+        except Exception as error:
+            log.error("upkeep failed", work="reclaim", error=repr(error))
             return
         if found:
             log.warning("jobs lost between workers are free again", jobs=found)
