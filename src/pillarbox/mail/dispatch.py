@@ -18,7 +18,7 @@ from pillarbox.store.api import Claim, Handed, Job, Signals, Spool, Spooled, Tra
 
 
 class Dispatch:
-    """One per front process."""
+    """One per generation of a front process."""
 
     def __init__(
         self, spool: Spool, local: LocalDelivery, colleagues: Colleagues | None, signals: Signals | None, log: Log

@@ -1,8 +1,8 @@
 """The desk where mail comes in: what MAIL and RCPT may ask, what a message must be, and when it is ours.
 
 A message is ours when its content and jobs are committed to the spool; only then `accept` returns. Its local jobs are
-delivered from memory in the background, by the process that accepted it. Source: RFC 5321 §4.1.1, RFC 6409; cases 63 to
-78, 93, 94, 96, 100, 101, 103.
+delivered from memory in the background, here or by the colleague who has the account (`dispatch.py`).
+Source: RFC 5321 §4.1.1, RFC 6409; cases 63 to 78, 93, 94, 96, 100, 101, 103.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pillarbox.model.settings import Settings
 from pillarbox.model.status import Status
 from pillarbox.store.api import ContentWriter, Job, Signals, Spooled, Store, TraceEvent
 
-INLINE_OCTETS: Final = 16 * 1024
+NEAR_OCTETS: Final = 16 * 1024
 """Larger messages are parsed in a thread: the worst of this size, all angle brackets or empty parts, takes 50 ms."""
 PARSERS: Final = 2
 """Large messages that are parsed at once: each is whole in memory then."""
@@ -52,7 +52,7 @@ _LOOPING: Final = Failed(Status(5, 4, 6), "this message was delivered here befor
 
 
 class MailDesk:
-    """Implements `desk.Desk`. One per front process."""
+    """Implements `desk.Desk`. One per generation of a front process (`app/front.py`)."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class MailDesk:
                 added = missing_fields(message.root.values, now_s=now_s, message_id=name)
             return message, added, forms_with(added, message)
 
-        if stored.size <= INLINE_OCTETS:
+        if stored.size <= NEAR_OCTETS:
             return work(stored.data if stored.data is not None else await self._store.blobs.read(stored))
         async with self._parsers:
             octets = stored.data if stored.data is not None else await self._store.blobs.read(stored)

@@ -14,11 +14,9 @@ from pillarbox.message.eight_bit import downgrade_to_7bit
 from pillarbox.message.headers import header_end
 from pillarbox.model.envelope import Envelope
 from pillarbox.model.mailbox import Content
-from pillarbox.store.api import Blobs, Claim, Spool, Spooled
+from pillarbox.store.api import INLINE_OCTETS, Blobs, Claim, Spool, Spooled
 
 _HEADER_OCTETS: Final = 1 << 20
-_INLINE_OCTETS: Final = 128 * 1024
-"""Larger contents are worked on in a thread."""
 
 
 @dataclass(slots=True)
@@ -45,7 +43,7 @@ class SpoolParcel:
     async def seven_bit(self) -> bytes | None:
         """The message encoded anew in seven bits; None where that cannot be, or would break a signature."""
         octets = self.prefix + await read_content(self.content, self.blobs)
-        if len(octets) <= _INLINE_OCTETS:
+        if len(octets) <= INLINE_OCTETS:
             return downgrade_to_7bit(octets)
         return await asyncio.to_thread(downgrade_to_7bit, octets)
 
@@ -80,7 +78,7 @@ async def make_parcel(message: Spooled, claims: Sequence[Claim], spool: Spool, b
 
 async def full_content(message: Spooled, spool: Spool) -> Content:
     """The content with its data, where that is small enough to be kept in the spool's row."""
-    if message.content.data is not None or message.content.size > _INLINE_OCTETS:
+    if message.content.data is not None or message.content.size > INLINE_OCTETS:
         return message.content
     return await spool.content(message.id)
 

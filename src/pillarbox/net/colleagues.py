@@ -20,6 +20,7 @@ from zlib import crc32
 import msgspec
 import structlog
 
+from pillarbox.net.signals import socket_folder
 from pillarbox.store.api import Handed
 
 _log = structlog.get_logger("colleagues")
@@ -29,7 +30,6 @@ FRAME_OCTETS: Final = 16 << 20
 WAITING_OCTETS: Final = 4 << 20
 """A colleague that is so far behind gets nothing more for the moment."""
 RETRY_S: Final = 0.5
-_MAX_UNIX_PATH: Final = 100
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Handed).decode
@@ -115,10 +115,7 @@ class Links:
             await asyncio.sleep(RETRY_S)
 
     def _path(self, number: int) -> str:
-        """As in `net/signals.py`: a deep home is reached through the descriptor of its folder."""
-        short = len(os.fsencode(self._run)) + 20 < _MAX_UNIX_PATH
-        folder = str(self._run) if short else f"/proc/self/fd/{self._folder_fd}"
-        return f"{folder}/{number}.handover"
+        return f"{socket_folder(self._run, self._folder_fd)}/{number}.handover"
 
 
 class _Sender(asyncio.Protocol):

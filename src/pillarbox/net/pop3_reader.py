@@ -18,15 +18,13 @@ from pillarbox.model.uids import UidSet
 from pillarbox.protocol.pop3.content import doubled, top
 from pillarbox.protocol.pop3.maildrop import Maildrop
 from pillarbox.protocol.pop3.surrogate import surrogate
-from pillarbox.store.api import Bundle, Email, Mailboxes
+from pillarbox.store.api import INLINE_OCTETS, Bundle, Email, Mailboxes
 
 MAX_AHEAD: Final = 64
 MAX_HEADS_AHEAD: Final = 128
 """Messages in one run, whole or only their headers."""
 RUN_OCTETS: Final = 256 * 1024
 """About so much is read in one run; at most two runs are in memory."""
-INLINE_OCTETS: Final = 128 * 1024
-"""What is larger is not read in runs (the store has its content in a file)."""
 HEAD_OCTETS: Final = 4096
 """What a header is taken for before the first are seen."""
 FRESH_S: Final = 0.05

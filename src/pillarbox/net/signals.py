@@ -43,9 +43,7 @@ class LocalSignals:
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._run = run
         self._folder_fd = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
-        # sun_path holds 108 octets; a deep home is reached through the descriptor of its folder
-        short = len(os.fsencode(run)) + 40 < _MAX_UNIX_PATH
-        self._prefix = str(run) if short else f"/proc/self/fd/{self._folder_fd}"
+        self._prefix = socket_folder(run, self._folder_fd)
         self._name = ""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -206,6 +204,13 @@ class LocalSignals:
                 break
             topics.update(datagram.decode("utf-8", "replace").split("\n"))
         self._wake(topics)
+
+
+def socket_folder(run: Path, folder_fd: int) -> str:
+    """The folder as sockets in it are named (in up to 40 octets): sun_path holds 108, so a deep home is reached through
+    the descriptor of its folder. Source: unix(7)."""
+    short = len(os.fsencode(run)) + 40 < _MAX_UNIX_PATH
+    return str(run) if short else f"/proc/self/fd/{folder_fd}"
 
 
 def _datagrams(topics: set[str]) -> list[bytes]:

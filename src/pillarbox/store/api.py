@@ -23,6 +23,9 @@ from pillarbox.model.outcome import Outcome
 from pillarbox.model.secret import Secret
 from pillarbox.model.uids import UidSet
 
+INLINE_OCTETS: Final = 128 * 1024
+"""Contents up to this are in memory with their row (`Content.data`); larger ones are read in pieces."""
+
 # --- contents -----------------------------------------------------------------------------------------------------
 
 

@@ -15,9 +15,9 @@ from typing import BinaryIO, Final, TypeVar
 
 from pillarbox.model.errors import DamagedMessage, PillarboxError, StoreFull, Trouble
 from pillarbox.model.mailbox import Content
+from pillarbox.store.api import INLINE_OCTETS
 from pillarbox.store.blobs import frames
 
-INLINE_OCTETS: Final = 128 * 1024
 PENDING_OCTETS: Final = 4 * frames.FRAME_OCTETS
 """`drain` waits while more than this is in memory."""
 AGE_S: Final = 3600.0

@@ -21,8 +21,8 @@ from pillarbox.model.ids import AccountId
 from pillarbox.store.api import Delivery, Signals
 from pillarbox.store.blobs.pool import make_directory, sync_directory
 from pillarbox.store.sqlite import filing, mailboxes, migrate
-from pillarbox.store.sqlite.committer import NEAR, Committer, Near
-from pillarbox.store.sqlite.files import Db, as_trouble, create_file, open_file
+from pillarbox.store.sqlite.committer import NEAR, Committer, Prepared
+from pillarbox.store.sqlite.files import Db, as_trouble, at_one_moment, create_file, open_file
 from pillarbox.store.sqlite.lanes import Done, Lane, LanePool, Outbox
 from pillarbox.store.sqlite.turns import Turns, account_slot
 from pillarbox.store.sqlite.writer import Task, Verb, Writer
@@ -81,7 +81,7 @@ class AccountFile:
             f"account {account}", account_slot(account), accounts.turns, self._open, account=True,
             changed=self._on_change, failed=accounts.failed,
         )  # fmt: skip
-        self.committer = Committer(self.writer, accounts.lanes, accounts.outbox, self._near, self._write)
+        self.committer = Committer(self.writer, accounts.lanes, accounts.outbox, self._prepare, self._write)
         self.read_lane = Lane(self._read)
         self.reader: apsw.Connection | None = None
         self.reading = threading.Lock()
@@ -120,10 +120,10 @@ class AccountFile:
         if works:
             rest = [task for task in tasks if not isinstance(task, LaneWork)]
             return [*(self._write(rest) if rest else ()), *_run_work(works)]
-        near = self._join(tasks)
-        return near.told(self.writer.run(near.tasks))
+        prepared = self._join(tasks)
+        return prepared.told(self.writer.run(prepared.tasks))
 
-    def _near(self, tasks: list[Any]) -> Near | None:
+    def _prepare(self, tasks: list[Any]) -> Prepared | None:
         """Deliveries of a few small emails are short; other verbs may touch many messages, or wait for the disk."""
         octets = 0
         for task in tasks:
@@ -136,7 +136,7 @@ class AccountFile:
                 octets += email.content.size
         return self._join(tasks) if octets <= NEAR_OCTETS else None
 
-    def _join(self, tasks: list[Any]) -> Near:
+    def _join(self, tasks: list[Any]) -> Prepared:
         """Deliveries that stand together become one task."""
         alone = all(type(task) is DeliverTask for task in tasks)
         joined: list[Task] = []
@@ -166,7 +166,7 @@ class AccountFile:
                     found.append((future, result, error))
             return found
 
-        return Near(joined, told)
+        return Prepared(joined, told)
 
     def _deliver_verb(self, group: list[DeliverTask], alone: bool) -> Verb:
         def verb(db: Db) -> Any:
@@ -205,14 +205,7 @@ class AccountFile:
             self.reader = self._open()
         db = self.reader
         try:
-            if not task.guarded:
-                return verb(db)
-            db.execute("BEGIN")
-            try:
-                return verb(db)
-            finally:
-                if db.in_transaction:
-                    db.execute("COMMIT")
+            return at_one_moment(db, verb) if task.guarded else verb(db)
         except PillarboxError:
             raise
         except Exception:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import apsw
 
-from pillarbox.store.sqlite.committer import Committer, Near
-from pillarbox.store.sqlite.files import Db, as_trouble, open_file
+from pillarbox.store.sqlite.committer import Committer, Prepared
+from pillarbox.store.sqlite.files import as_trouble, at_one_moment, open_file
 from pillarbox.store.sqlite.lanes import Done, Lane, LanePool, Outbox
 from pillarbox.store.sqlite.migrate import Schema, migrate
 from pillarbox.store.sqlite.turns import Turns
@@ -21,7 +21,7 @@ LOG_PAGES: Final = 4096
 
 
 class Database:
-    """Opened for one process. `writers` has one thread of its own for this file, so that it never waits for others."""
+    """Opened for one process. `writers` run what waits for the disk."""
 
     def __init__(
         self,
@@ -45,11 +45,11 @@ class Database:
         self.writer = Writer(
             path.name, slot, turns, self._open, changed=changed, failed=failed, log_pages=LOG_PAGES, batch=batch
         )
-        self.committer = Committer(self.writer, writers, outbox, _near, self.writer.run)
+        self.committer = Committer(self.writer, writers, outbox, _prepare, self.writer.run)
         self._fold_lane = Lane(self._fold)
         self._read_lane = Lane(self._read)
         self._reader: apsw.Connection | None = None
-        self._near: apsw.Connection | None = None
+        self._loop_reader: apsw.Connection | None = None
 
     def _open(self) -> apsw.Connection:
         db = open_file(self.path, checkpoint_on_close=True)
@@ -91,9 +91,9 @@ class Database:
     def read_now(self, verb: Verb) -> Any:
         """Run a short verb that only reads, here on the loop, on a connection of its own."""
         try:
-            if self._near is None:
-                self._near = self._open()
-            return verb(self._near)
+            if self._loop_reader is None:
+                self._loop_reader = self._open()
+            return verb(self._loop_reader)
         except (apsw.Error, OSError) as error:
             raise as_trouble(error, self.path.name) from error
 
@@ -103,7 +103,7 @@ class Database:
             try:
                 if self._reader is None:
                     self._reader = self._open()
-                done.append((task.future, _at_one_moment(self._reader, task.verb), None))
+                done.append((task.future, at_one_moment(self._reader, task.verb), None))
             except Exception as error:
                 done.append((task.future, None, as_trouble(error, self.path.name)))
         return done
@@ -128,23 +128,14 @@ class Database:
     def close(self) -> None:
         """After the lanes have ended."""
         self.writer.close()
-        for db in (self._reader, self._near):
+        for db in (self._reader, self._loop_reader):
             if db is not None:
                 db.close(force=True)
 
 
-def _near(tasks: list[Task]) -> Near | None:
-    return None if any(task.guarded for task in tasks) else Near(tasks, _as_it_is)
+def _prepare(tasks: list[Task]) -> Prepared | None:
+    return None if any(task.guarded for task in tasks) else Prepared(tasks, _as_it_is)
 
 
 def _as_it_is(done: Sequence[Done]) -> Sequence[Done]:
     return done
-
-
-def _at_one_moment(db: Db, verb: Verb) -> Any:
-    db.execute("BEGIN")
-    try:
-        return verb(db)
-    finally:
-        if db.in_transaction:
-            db.execute("COMMIT")

@@ -21,7 +21,7 @@ LAZY_S: Final = 0.02
 """So long a lazy task waits for company."""
 
 
-class Near:
+class Prepared:
     """What a batch is for the writer (`tasks`), and what its results are for those who wait (`told`)."""
 
     __slots__ = ("tasks", "told")
@@ -34,8 +34,8 @@ class Near:
 class Committer:
     """The tasks of one database, a batch at a time, each batch one transaction.
 
-    `near` makes a batch's short tasks into what the writer runs on the loop, and says whom to tell what of the results;
-    it returns None if one of them belongs in a thread. `whole` does all of a batch, in a thread.
+    `prepare` makes a batch's short tasks into what the writer runs on the loop, and says whom to tell what of the
+    results; it returns None if one of them belongs in a thread. `whole` does all of a batch, in a thread.
     """
 
     __slots__ = (
@@ -43,8 +43,8 @@ class Committer:
         "_is_blocked",
         "_lane",
         "_lanes",
-        "_near",
         "_outbox",
+        "_prepare",
         "_timer",
         "_whole",
         "_writer",
@@ -57,13 +57,13 @@ class Committer:
         writer: Writer,
         lanes: LanePool,
         outbox: Outbox,
-        near: Callable[[list[Any]], Near | None],
+        prepare: Callable[[list[Any]], Prepared | None],
         whole: Callable[[list[Any]], Sequence[Done]],
     ) -> None:
         self._writer = writer
         self._lanes = lanes
         self._outbox = outbox
-        self._near = near
+        self._prepare = prepare
         self._whole = whole
         self._lane = Lane(self._run)
         self._has_turn = self._is_blocked = False
@@ -96,8 +96,8 @@ class Committer:
             self._leave()
             self.scheduled = False
             return
-        near = self._near(tasks) if not self._is_blocked else None
-        if near is None:
+        prepared = self._prepare(tasks) if not self._is_blocked else None
+        if prepared is None:
             self._leave()
             self._is_blocked = False
             tasks, self.tasks = self.tasks, []
@@ -107,11 +107,11 @@ class Committer:
         else:
             self._has_turn = False
             del self.tasks[:NEAR]
-            begun = self._writer.begin(near.tasks)
+            begun = self._writer.begin(prepared.tasks)
             if begun is None:
                 self._lanes.submit(self._lane, partial(self._whole, tasks))
             else:
-                self._lanes.submit(self._lane, lambda: near.told(self._writer.commit(begun)))
+                self._lanes.submit(self._lane, lambda: prepared.told(self._writer.commit(begun)))
 
     def _leave(self) -> None:
         if self._has_turn:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -18,11 +18,10 @@ from pillarbox.model.errors import NoSuchMessage
 from pillarbox.model.joined import Joined
 from pillarbox.model.mailbox import Content, Placements
 from pillarbox.model.uids import UidSet
-from pillarbox.store.api import Slice
+from pillarbox.store.api import INLINE_OCTETS, Slice
 from pillarbox.store.blobs.frames import read_whole
-from pillarbox.store.blobs.pool import INLINE_OCTETS
 from pillarbox.store.sqlite import mailboxes, placements
-from pillarbox.store.sqlite.files import Db
+from pillarbox.store.sqlite.files import Db, at_one_moment
 from pillarbox.store.sqlite.filing import (
     CONTENT_FORMS,
     EMAIL_FORMS,
@@ -95,15 +94,15 @@ class Fetching:
         so the loop sends one slice while this thread reads the next, if that was asked for in time.
         """
         if not self._found:
-            _at_one_moment(db, self._look)
+            at_one_moment(db, self._look)
         try:
             fetched = self._fill(db)
         except apsw.CorruptError:  # or mail went since its placements were read: at one moment we know
             self._start = self._found[0].uids[0]
             self._found.clear()
-            fetched = _at_one_moment(db, self._look_and_fill)
+            fetched = at_one_moment(db, self._look_and_fill)
         if not self._found:
-            _at_one_moment(db, self._look)
+            at_one_moment(db, self._look)
         return fetched
 
     def _look_and_fill(self, db: Db) -> Fetched:
@@ -153,15 +152,6 @@ class Fetching:
             if octets:
                 self._most = min(placements.FULL, max(1, len(piece) * SLICE_OCTETS // octets))
             return filled, stale
-
-
-def _at_one_moment(db: Db, verb: Callable[[Db], T]) -> T:
-    db.execute("BEGIN")
-    try:
-        return verb(db)
-    finally:
-        if db.in_transaction:
-            db.execute("COMMIT")
 
 
 def with_forms(db: Db, files: Files, found: Placements, columns: Sequence[str]) -> tuple[Slice, Stale]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import apsw
 import apsw.sqlite_extra
@@ -19,6 +19,7 @@ from pillarbox.store.blobs.pool import system_trouble
 Db: TypeAlias = Any
 """An `apsw.Connection`. Any, since its rows are tuples of whatever the columns hold."""
 
+T = TypeVar("T")
 VFS: Final = "cksmvfs"
 RESERVED_OCTETS: Final = 8
 BUSY_MS: Final = 5000
@@ -86,6 +87,16 @@ def open_file(path: Path, *, checkpoint_on_close: bool = False, cache_statements
         db.close()
         raise
     return db
+
+
+def at_one_moment(db: Db, verb: Callable[[Db], T]) -> T:
+    """Run a verb that only reads, all of it on one state of the file."""
+    db.execute("BEGIN")
+    try:
+        return verb(db)
+    finally:
+        if db.in_transaction:
+            db.execute("COMMIT")
 
 
 def as_trouble(error: BaseException, what: str, account: bool = False) -> BaseException:

@@ -6,7 +6,6 @@ of an email whose last placement went are removed later (`bury`), in small steps
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from pillarbox.model.mailbox import EmailHeadline, Placements
 from pillarbox.model.uids import UidSet
 from pillarbox.store.api import Delivery, Moved, NewEmail
 from pillarbox.store.blobs.frames import link_into, read_whole
+from pillarbox.store.blobs.pool import sync_directory
 from pillarbox.store.sqlite import bulk, mailboxes, placements
 from pillarbox.store.sqlite.files import Db
 from pillarbox.store.sqlite.mailboxes import Box, Meta
@@ -197,7 +197,7 @@ def _file(
     bulk.insert(db, "INSERT INTO head", head_rows)
     bulk.insert(db, "INSERT INTO content", content_rows)
     if any(email.content.data is None for _, email in filings):
-        _sync_directory(files.blobs)
+        sync_directory(files.blobs)
     for box, columns_new in added.values():
         tail = placements.append(db, box.id, columns_new, tails.get(box.id) if tails is not None else None)
         if tails is not None:
@@ -385,11 +385,3 @@ def collect_blobs(db: Db, files: Files) -> None:
         if not db.execute("SELECT 1 FROM email WHERE sha256=? AND blob LIMIT 1", (sha,)).fetchall():
             (files.blobs / sha.hex()).unlink(missing_ok=True)
     db.executemany("DELETE FROM unlinked WHERE sha256=?", [(sha,) for sha in hashes])
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
