@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from contracts.engines import Engine
+from pillarbox.model.flags import DELETED, SEEN
 from pillarbox.model.ids import AccountId
 from pillarbox.model.uids import ALL, UidSet
 from pillarbox.store.api import Store, Target
@@ -25,13 +26,15 @@ async def check(store: Store, account: AccountId) -> list[int]:
     inbox = (await store.mailboxes.status(account, "INBOX")).id
     box, placed = await store.mailboxes.uids(account, inbox)
     uids = list(placed.uids)
+    assert box.unseen == sum(1 for flags in placed.flags if not flags & SEEN)
+    assert box.deleted == sum(1 for flags in placed.flags if flags & DELETED)
     assert uids == sorted(set(uids))
     assert box.messages == len(uids)
     assert not uids or box.uidnext > uids[-1]
     return uids
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 def test_deliveries_between_changes_of_others(engine: Engine, seed: int) -> None:
     """Two processes deliver, flag, move and expunge in one mailbox by turns, or at once."""
 
@@ -41,11 +44,12 @@ def test_deliveries_between_changes_of_others(engine: Engine, seed: int) -> None
         await store.mailboxes.create_account(account)
         box = (await store.mailboxes.status(account, "INBOX")).id
         seen: set[int] = set()
+        uids: list[int] = []
         highest = 0
         async with engine.opened() as other:
 
             async def flag(side: Store) -> None:
-                await side.mailboxes.set_flags(account, box, ALL, "add", frozenset({"\\Seen"}))
+                await side.mailboxes.set_flags(account, box, ALL, "+", frozenset({"\\Seen"}))
 
             async def move(side: Store) -> None:
                 uids = await check(side, account)
@@ -57,6 +61,16 @@ def test_deliveries_between_changes_of_others(engine: Engine, seed: int) -> None
                 if uids:
                     await side.mailboxes.expunge(account, box, UidSet.of([chance.choice(uids)]), only_deleted=False)
 
+            async def mark(side: Store) -> None:
+                uids = await check(side, account)
+                if uids:
+                    some = UidSet.of(sorted(chance.sample(uids, min(3, len(uids)))))
+                    await side.mailboxes.set_flags(account, box, some, chance.choice("+-"), frozenset({"\\Deleted"}))
+
+            async def purge(side: Store) -> None:
+                await side.mailboxes.expunge(account, box, ALL)
+                assert not (await side.mailboxes.status(account, "INBOX")).deleted
+
             async def append(side: Store) -> None:
                 await side.mailboxes.append(account, box, [engine.email()])
 
@@ -66,7 +80,18 @@ def test_deliveries_between_changes_of_others(engine: Engine, seed: int) -> None
             async def both(side: Store) -> None:
                 await asyncio.gather(few(side), few(other), flag(side), few(side))
 
-            steps: list[Callable[[Store], Awaitable[None]]] = [few, few, few, few, flag, move, expunge, append, both]
+            async def together(side: Store) -> None:
+                """In one transaction: what was changed before the delivery stays so."""
+                some = UidSet.of(sorted(chance.sample(uids, min(3, len(uids)))))
+                change = side.mailboxes.set_flags(account, box, some, "+", frozenset({"\\Deleted", "\\Seen"}))
+                changed, _ = await asyncio.gather(change, few(side))
+                _, placed = await side.mailboxes.uids(account, box)
+                now = dict(zip(placed.uids, placed.flags, strict=True))
+                assert all(now[uid] & DELETED for uid in changed.changed.uids)
+
+            steps: list[Callable[[Store], Awaitable[None]]] = [
+                few, few, few, few, flag, mark, mark, purge, move, expunge, append, both, together, together,
+            ]  # fmt: skip
             for _ in range(60):
                 await chance.choice(steps)(chance.choice((store, store, other)))
                 uids = await check(chance.choice((store, other)), account)

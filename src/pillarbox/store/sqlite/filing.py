@@ -109,10 +109,11 @@ def deliver(
     db: Db, files: Files, deliveries: Sequence[Delivery], now_s: int, alone: bool = False
 ) -> list[EmailHeadline | None]:
     """File each delivery whose job is not in `delivered`, and write it there. `alone`: nothing else is done in this
-    transaction."""
+    transaction; only then what was kept is believed, and something is kept: the data version tells of other
+    transactions, but not of what this one did before or does afterwards."""
     kept, files.kept = files.kept, None
     version = db.data_version()
-    if kept is None or not kept.holds(db, version):
+    if kept is None or not alone or not kept.holds(db, version):
         kept = Kept(db, version)
     filings: list[Filing] = []
     where: list[int] = []
