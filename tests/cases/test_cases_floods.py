@@ -33,13 +33,14 @@ HALF_A_HELLO = b"\x16\x03\x01\x02\x00\x01"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16_384), hard))
     running = World(tmp_path_factory.mktemp("floods"), USERS, LIMITS, "info")
     try:
         yield running
     finally:
         running.stop()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Crowd:

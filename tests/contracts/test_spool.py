@@ -332,3 +332,21 @@ def test_jobs_that_were_lost_on_the_way_are_reclaimed_and_no_others(engine: Engi
             assert await other.spool.settle([done(claims[0])]) == []
 
     engine.run(story)
+
+
+def test_a_job_leased_to_a_holder_that_was_taken_for_dead_is_free_when_it_is(engine: Engine) -> None:
+    """Else nobody would ever look for it."""
+
+    async def story(store: Store) -> None:
+        message = engine.message()
+        job = engine.job(message, Target("local", "colleague"))
+        async with engine.opened() as mover:
+            async with engine.opened() as other:
+                holder = await other.spool.enroll()
+                engine.clock.advance(61)
+                assert await mover.spool.claim(10, engine.clock.now()) == []  # its row goes
+            await store.spool.accept(message, [job], claim=1, holders={"colleague": holder})
+            [free] = await mover.spool.claim(10, engine.clock.now())
+            assert free.job.id == job.id
+
+    engine.run(story)

@@ -162,6 +162,7 @@ class _Row:
     message: Spooled
     token: int = 0
     leased: bool = False
+    holder: int = 0
 
 
 class Spool:
@@ -193,6 +194,7 @@ class Spool:
             row = self.rows[job.id] = _Row(job, message)
             if len(claims) < claim and job.target.kind == "local":
                 claims.append(self._lease(row))
+                row.holder = holders.get(job.target.name, 0)
         return claims
 
     def _lease(self, row: _Row) -> Claim:
@@ -221,7 +223,9 @@ class Spool:
 
     async def give_up(self, claims: Sequence[Claim], holder: int) -> None:
         for claim in claims:
-            self.rows[claim.job.id].leased = False
+            row = self.rows[claim.job.id]
+            if row.holder == holder and row.token == claim.token:
+                row.leased = False
 
     async def reclaim(self, before_s: float) -> int:
         return 0

@@ -95,7 +95,9 @@ class Front:
         self._open_now: dict[str, int] = {}
         self._appends: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._share = Share(common, number, lambda: self._generations[-1].desk) if common.plan.workers > 1 else None
+        self._share = (
+            Share(common, number, lambda: self._generations[-1].desk.dispatch) if common.plan.workers > 1 else None
+        )
 
     async def start(self) -> None:
         """Accept connections, by the plan as it is now; share the accounts with the other workers."""

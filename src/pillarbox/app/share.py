@@ -9,8 +9,7 @@ from typing import Any, Final
 import structlog
 
 from pillarbox.app.plan import Common
-from pillarbox.mail.intake import MailDesk
-from pillarbox.model.errors import Trouble
+from pillarbox.mail.dispatch import Dispatch
 from pillarbox.net.colleagues import Links
 from pillarbox.store.api import Handed
 
@@ -23,18 +22,18 @@ log = structlog.get_logger()
 
 
 class Share:
-    """One for each worker where there are several. `desk` is whoever delivers now.
+    """One for each worker where there are several. `dispatch` is whoever delivers now.
 
     Why: docs/decisions/accounts-by-worker.md.
     """
 
-    def __init__(self, common: Common, number: int, desk: Callable[[], MailDesk]) -> None:
+    def __init__(self, common: Common, number: int, dispatch: Callable[[], Dispatch]) -> None:
         self._common = common
-        self._desk = desk
+        self._dispatch = dispatch
         self._tasks: set[asyncio.Task[None]] = set()
         self.links = Links(
-            common.plan.home / "run", number, common.plan.workers, self._take, lambda: desk().is_full,
-            lambda: desk().room(), lambda: self._in_background(self._reclaim()),
+            common.plan.home / "run", number, common.plan.workers, self._take, lambda: dispatch().is_full,
+            lambda: dispatch().room(), lambda: self._in_background(self._reclaim()),
         )  # fmt: skip
 
     async def start(self) -> None:
@@ -49,7 +48,7 @@ class Share:
         self.links.close()
 
     def _take(self, handed: Handed) -> None:
-        self._desk().take_over(handed)
+        self._dispatch().take_over(handed)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -63,8 +62,8 @@ class Share:
             await asyncio.sleep(RENEW_S)
             try:
                 await spool.renew(clock.now())
-            except Trouble as error:
-                log.error("upkeep failed", work="renew", error=str(error))
+            except Exception as error:  # whatever it is: who does not renew loses its leases
+                log.error("upkeep failed", work="renew", error=repr(error))
 
     async def _reclaim(self) -> None:
         """A link ended: what was leased to us over it, and has not come by now, is nobody's."""
@@ -72,8 +71,8 @@ class Share:
         await asyncio.sleep(LOST_S)
         try:
             found = await common.store.spool.reclaim(common.clock.now() - LOST_S)
-        except Trouble as error:
-            log.error("upkeep failed", work="reclaim", error=str(error))
+        except Exception as error:
+            log.error("upkeep failed", work="reclaim", error=repr(error))
             return
         if found:
             log.warning("jobs lost between workers are free again", jobs=found)

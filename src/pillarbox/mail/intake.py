@@ -13,6 +13,7 @@ from typing import Final
 
 from pillarbox.mail.deliver import LocalDelivery
 from pillarbox.mail.desk import Colleagues, DnsTrouble, Resolver, Session, Transaction
+from pillarbox.mail.dispatch import Dispatch
 from pillarbox.mail.entropy import Entropy
 from pillarbox.mail.examine import check_author, check_header, check_hops, count_hops, delivered_to
 from pillarbox.mail.hops import is_null_mx
@@ -28,21 +29,18 @@ from pillarbox.message.scan import Message, scan
 from pillarbox.message.wire import WireForms, forms_with
 from pillarbox.model.clock import Clock
 from pillarbox.model.envelope import Envelope, Recipient
-from pillarbox.model.errors import Refused, StoreFull, Trouble
+from pillarbox.model.errors import Refused, StoreFull
 from pillarbox.model.ids import JobId, SpoolId, make_id
 from pillarbox.model.mailbox import Account, Content
 from pillarbox.model.outcome import Delivered, Failed, Outcome
 from pillarbox.model.settings import Settings
 from pillarbox.model.status import Status
-from pillarbox.store.api import Claim, ContentWriter, Handed, Job, Signals, Spooled, Store, TraceEvent
+from pillarbox.store.api import ContentWriter, Job, Signals, Spooled, Store, TraceEvent
 
 INLINE_OCTETS: Final = 16 * 1024
 """Larger messages are parsed in a thread: the worst of this size, all angle brackets or empty parts, takes 50 ms."""
 PARSERS: Final = 2
 """Large messages that are parsed at once: each is whole in memory then."""
-RENEW_S: Final = 20.0
-ALONE: Final = 64
-"""Local recipients of one message that this process delivers alone; of more, the mover takes half."""
 SENDER_DNS_S: Final = 3.0
 """A sender's domain is asked about for so long; then the mail goes on as if it had no say."""
 BREATH: Final = 100
@@ -76,21 +74,17 @@ class MailDesk:
         self._random = Entropy(random)
         self._log = log
         self._metrics = metrics
-        self._signals = signals
         self._resolver = resolver
         self._router = Router(store.directory, settings, clock)
         self._hostname = settings.hostname or "localhost"
         reporter = Reporter(store, self._router, settings, clock, self._random, log, metrics)
         self._settler = Settler(store.spool, reporter, settings, clock, self._random, log, metrics)
-        self._local = LocalDelivery(store.mailboxes, clock, self._settler, log)
+        local = LocalDelivery(store.mailboxes, clock, self._settler, log)
+        self.dispatch = Dispatch(store.spool, local, colleagues, signals, log)
         self._parsers = asyncio.Semaphore(PARSERS)
         self._has_room = True
         self._room_until_s = float("-inf")
-        self._renewer: asyncio.Task[None] | None = None
         limits = settings.limits
-        self._workers = workers
-        self._colleagues = colleagues
-        self._giving_up: set[asyncio.Task[None]] = set()
         self._ip_limit = share_of(limits.messages_per_ip_minute, workers)
         self._octets_limit = share_of(limits.octets_per_ip_minute, workers)
         self._burst_limit = share_of(limits.submission_burst, workers)
@@ -104,10 +98,7 @@ class MailDesk:
 
     async def close(self) -> None:
         """Finish what is being delivered. The shells have stopped accepting."""
-        await self._local.close()
-        if self._renewer is not None:
-            self._renewer.cancel()
-            await asyncio.gather(self._renewer, return_exceptions=True)
+        await self.dispatch.close()
 
     # --- MAIL and RCPT ---------------------------------------------------------------------------------------------
 
@@ -238,7 +229,7 @@ class MailDesk:
         if content.size > self._limits.message_octets:
             content.abort()
             raise Refused(Status(5, 3, 4), "message-size", "the message is too large")
-        await self._local.room()
+        await self.dispatch.room()
         stored = await content.finish()
         now_s = self._clock.now()
         spool_id = SpoolId(make_id(now_s, self._random))
@@ -377,85 +368,10 @@ class MailDesk:
         return jobs
 
     async def _spool(self, spooled: Spooled, jobs: list[Job], forms: WireForms) -> None:
-        """Commit, then deliver what is local from memory; the mover is told of the rest."""
+        """Commit: it is ours."""
         events: list[TraceEvent] = [received_event(spooled, len(jobs))]
-        remote = False
-        for job in jobs:
-            if job.target.kind != "local":
-                remote = True
-                events.append(queued_event(spooled, job))
-        holders = self._holders(jobs)
-        share = len(jobs) if self._workers == 1 or holders else max(ALONE, (len(jobs) + 1) // 2)
-        claims = await self._store.spool.accept(spooled, jobs, events, claim=share, holders=holders)
-        remote = remote or share < len(jobs)
-        if holders:
-            claims = self._hand_over(spooled, claims, holders, forms)
-        if claims:
-            self._local.submit(claims, spooled.content, forms)
-            if self._renewer is None:
-                self._renewer = asyncio.get_running_loop().create_task(self._renew())
-        if remote and self._signals is not None:
-            self._signals.publish("spool")
-
-    def _holders(self, jobs: list[Job]) -> dict[str, int]:
-        """Who else delivers for the accounts that these jobs lead to."""
-        colleagues = self._colleagues
-        if colleagues is None:
-            return {}
-        names = {job.target.name for job in jobs if job.target.kind == "local"}
-        return {name: holder for name in names if (holder := colleagues.holder_for(name))}
-
-    def _hand_over(
-        self, spooled: Spooled, claims: list[Claim], holders: dict[str, int], forms: WireForms
-    ) -> list[Claim]:
-        """Give colleagues what is leased to them, and return what is ours."""
-        assert self._colleagues is not None
-        ours: list[Claim] = []
-        theirs: dict[int, list[Claim]] = {}
-        for claim in claims:
-            holder = holders.get(claim.job.target.name)
-            (theirs.setdefault(holder, []) if holder else ours).append(claim)
-        for holder, taken in theirs.items():
-            handed = Handed(spooled, tuple(claim.job for claim in taken), taken[0].token, forms)
-            if not self._colleagues.hand(holder, handed):
-                task = asyncio.get_running_loop().create_task(self._give_up(taken, holder))
-                self._giving_up.add(task)
-                task.add_done_callback(self._giving_up.discard)
-        return ours
-
-    async def _give_up(self, claims: list[Claim], holder: int) -> None:
-        """The link broke after the commit: the mover delivers them."""
-        try:
-            await self._store.spool.give_up(claims, holder)
-        except Trouble as error:  # they are free when that process ends, or misses them
-            self._log.error("upkeep failed", work="give up", error=str(error))
-        if self._signals is not None:
-            self._signals.publish("spool")
-
-    def take_over(self, handed: Handed) -> None:
-        """Deliver what a colleague accepted."""
-        claims = [Claim(job, handed.message, handed.token) for job in handed.jobs]
-        self._store.spool.adopt(claims)
-        self._local.submit(claims, handed.message.content, handed.forms)
-
-    @property
-    def is_full(self) -> bool:
-        """Must what colleagues hand over wait?"""
-        return self._local.is_full
-
-    async def room(self) -> None:
-        """Wait until more may be taken over."""
-        await self._local.room()
-
-    async def _renew(self) -> None:
-        """Keep the leases of what is being delivered, however long an account takes."""
-        while True:
-            await asyncio.sleep(RENEW_S)
-            if self._local.outstanding:
-                try:
-                    await self._store.spool.renew(self._clock.now())
-                except Exception as error:
-                    self._log.error("upkeep failed", work="renew", error=repr(error))
+        events += [queued_event(spooled, job) for job in jobs if job.target.kind != "local"]
+        await self.dispatch.accept(spooled, jobs, events, forms)
 
     def _say(self, session: Session, transaction: Transaction, spooled: Spooled) -> None:
         """The one log line of a message."""

@@ -58,7 +58,7 @@ class Links:
         self.room = room
         self.lost = lost
         self._out: dict[int, _Sender] = {}
-        self._in: set[_Receiver] = set()
+        self.receivers: set[_Receiver] = set()
         self._server: asyncio.AbstractServer | None = None
         self._folder_fd = -1
         self._keeper: asyncio.Task[None] | None = None
@@ -70,16 +70,17 @@ class Links:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Receiver(self, self._in, holder), path)
+        self._server = await loop.create_unix_server(lambda: _Receiver(self, holder), path)
         self._keeper = loop.create_task(self._keep())
 
     def close(self) -> None:
         """End all links; what was handed to us and not read yet goes to the mover when this process ends."""
+        self.lost = lambda: None
         if self._keeper is not None:
             self._keeper.cancel()
         if self._server is not None:
             self._server.close()
-        for receiver in list(self._in):
+        for receiver in list(self.receivers):
             receiver.close()
         for sender in list(self._out.values()):
             sender.close()
@@ -162,9 +163,8 @@ class _Sender(asyncio.Protocol):
 class _Receiver(asyncio.Protocol):
     """A colleague's link to us."""
 
-    def __init__(self, links: Links, others: set[_Receiver], holder: int) -> None:
+    def __init__(self, links: Links, holder: int) -> None:
         self._links = links
-        self._others = others
         self._holder = holder
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
@@ -172,12 +172,12 @@ class _Receiver(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._others.add(self)
+        self._links.receivers.add(self)
         self._transport.write(self._holder.to_bytes(8, "big"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._others.discard(self)
+        self._links.receivers.discard(self)
         self._links.lost()
 
     def close(self) -> None:

@@ -239,7 +239,8 @@ class Mailboxes(Protocol):
         self, account: AccountId, deliveries: Sequence[Delivery]
     ) -> Awaitable[builtins.list[EmailHeadline | None]]:
         """File each delivery and write its job into `delivered`, in one transaction; None for a job that is there
-        already. Past quotas: what was accepted is delivered."""
+        already. Past quotas: what was accepted is delivered. Never raises itself: what fails is told by the
+        awaitable."""
 
     async def set_flags(
         self,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pillarbox.model.address import Address
 from pillarbox.model.envelope import Envelope, Recipient
-from pillarbox.protocol.smtp.client import encode_orcpt
+from pillarbox.protocol.smtp.extensions import encode_orcpt
 from pillarbox.protocol.smtp.grammar import Mistaken, encode_xtext, parse_hello, parse_mail, parse_rcpt
 
 LIMIT = 50 * 1024 * 1024

@@ -1,8 +1,9 @@
 """One SMTP or LMTP session as the client sees it, without I/O: replies in, commands and outcomes out.
 
 Commands are pipelined where the server allows it, content goes by BDAT where it can. Every recipient gets an outcome,
-whatever happens. Source: RFC 5321; RFC 2033 (LMTP), 2920 (PIPELINING), 1870 (SIZE), 3030 (CHUNKING), 3207
-(STARTTLS), 3461 (DSN), 4954 (AUTH), 6531 (SMTPUTF8), 9422 (LIMITS). Cases 18, 19, 49, 116, 118–121.
+whatever happens. What the server offers, and what that makes of MAIL and RCPT, is `extensions.py`; sockets, TLS and
+time are the shell's. Source: RFC 5321; RFC 2033 (LMTP), 2920 (PIPELINING), 3030 (CHUNKING), 3207 (STARTTLS), 4954
+(AUTH). Cases 18, 19, 49, 116, 118–121.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import base64
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -21,58 +20,24 @@ from pillarbox.model.outcome import Deferred, Failed, Outcome
 from pillarbox.model.status import Status
 from pillarbox.protocol.sasl import SaslClient, decode_base64
 from pillarbox.protocol.smtp.answers import Answer, AnswerReader
-from pillarbox.protocol.smtp.content import ContentWriter
-from pillarbox.protocol.smtp.grammar import encode_xtext
+from pillarbox.protocol.smtp.client_events import Broken, ClientEvent, ContentDue, Finished, HandshakeDue, Ready, TlsUse
+from pillarbox.protocol.smtp.content import ChunkWriter, ContentWriter
+from pillarbox.protocol.smtp.extensions import (
+    announced_limit,
+    mail_command,
+    parse_extensions,
+    rcpt_command,
+    ruled_out,
+)
 
 LOST: Final = Status(4, 4, 2)
 PROTOCOL_ERROR: Final = Status(4, 5, 0)
 NO_SECURITY: Final = Status(4, 7, 10)
 NO_LOGIN: Final = Status(4, 7, 8)
-TOO_BIG: Final = Status(5, 3, 4)
-NEEDS_SMTPUTF8: Final = Status(5, 6, 7)
 TOO_MANY_RECIPIENTS: Final = Status(4, 5, 3)
 
+__all__ = ["Broken", "ClientEvent", "ContentDue", "Finished", "HandshakeDue", "Ready", "SmtpClient", "TlsUse"]
 
-class TlsUse(Enum):
-    """What to do about STARTTLS."""
-
-    NEVER = "never"
-    MAY = "may"
-    """Use it where it is offered."""
-    MUST = "must"
-    """No mail without it."""
-
-
-@dataclass(frozen=True, slots=True)
-class HandshakeDue:
-    """Do the TLS handshake, then call `secured`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The session is set up; `extensions` are known: `begin` may be called."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContentDue:
-    """Hand the message to `content`, in pieces, while `wants_content`; then `end_content`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The transaction is over: one outcome for each recipient, in order."""
-
-    outcomes: tuple[Outcome, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The session ended before a transaction: what that means for everyone who was to get mail through it."""
-
-    outcome: Outcome
-
-
-ClientEvent: TypeAlias = HandshakeDue | Ready | ContentDue | Finished | Broken
 Handler: TypeAlias = Callable[[Answer], None]
 
 
@@ -111,9 +76,8 @@ class SmtpClient:
         self._accepted: list[int] = []
         self._in_transaction = False
         self._content_sent = False
-        self._writer: ContentWriter | None = None
+        self._writer: ContentWriter | ChunkWriter | None = None
         self._is_chunking = False
-        self._chunk = b""
         self.extensions: dict[str, str] = {}
         self.wants_content = False
         self.is_authenticating = False
@@ -175,22 +139,23 @@ class SmtpClient:
         self._recipients = envelope.recipients
         self._outcomes = [None] * len(envelope.recipients)
         self._accepted = []
-        if (refused := self._refuse_at_once(size_octets, needs_smtputf8)) is not None:
+        offers = self.extensions
+        if (refused := ruled_out(offers, self._remote, size_octets, needs_smtputf8)) is not None:
             self._settle_rest(refused)
             self._finish()
             return
         if self._needs_reset:
             self._needs_reset = False
             self._send(b"RSET", self._on_reset)
-        self._send(self._mail_command(envelope, size_octets, has_eight_bit, needs_smtputf8), self._on_mail)
+        self._send(mail_command(offers, envelope, size_octets, has_eight_bit, needs_smtputf8), self._on_mail)
         limit = self.limit("RCPTMAX", len(self._recipients))
         last = min(limit, len(self._recipients)) - 1
         for index, recipient in enumerate(self._recipients):
             if index >= limit:
                 self._outcomes[index] = self._ours(TOO_MANY_RECIPIENTS, "limit of recipients")
                 continue
-            self._send(self._rcpt_command(recipient), partial(self._on_rcpt, index=index, is_last=index == last))
-        self._is_chunking = "CHUNKING" in self.extensions and self._may_pipeline
+            self._send(rcpt_command(offers, recipient), partial(self._on_rcpt, index=index, is_last=index == last))
+        self._is_chunking = "CHUNKING" in offers and self._may_pipeline
         if self._may_pipeline and not self._is_chunking:
             self._send(b"DATA", self._on_data)
         self._pump()
@@ -201,13 +166,9 @@ class SmtpClient:
             return
         assert self._writer is not None
         wire = self._writer.write(octets)
-        if not self._is_chunking:
-            self._output += wire
-            return
-        if self._chunk:
-            self._output += b"BDAT %d\r\n" % len(self._chunk) + self._chunk
+        self._output += wire
+        if wire and self._is_chunking:
             self._expected.append(self._on_chunk)
-        self._chunk = wire
 
     def end_content(self) -> None:
         """The message is whole."""
@@ -216,12 +177,7 @@ class SmtpClient:
         assert self._writer is not None
         self.wants_content = False
         self._content_sent = True
-        if self._is_chunking:
-            rest = self._chunk + self._writer.finish()
-            self._output += b"BDAT %d LAST\r\n" % len(rest) + rest
-            self._chunk = b""
-        else:
-            self._output += self._writer.finish()
+        self._output += self._writer.finish()
         if self._is_lmtp:  # RFC 2033 §4.2: a reply for each recipient that was accepted
             for index in self._accepted:
                 self._expected.append(partial(self._on_delivered, index=index))
@@ -298,9 +254,7 @@ class SmtpClient:
         if answer.code // 100 == 5 and not self._is_lmtp:  # RFC 5321 §3.2
             self._send(b"HELO " + self._hostname, self._on_helo)
             return
-        for line in answer.lines[1:]:
-            keyword, _, value = line.strip().partition(" ")
-            self.extensions[keyword.upper()] = value.strip()
+        self.extensions = parse_extensions(answer.lines)
         self._may_pipeline = "PIPELINING" in self.extensions
         self._on_helo(answer)
 
@@ -365,47 +319,9 @@ class SmtpClient:
 
     # --- a transaction --------------------------------------------------------------------------------------------
 
-    def _refuse_at_once(self, size_octets: int, needs_smtputf8: bool) -> Outcome | None:
-        """What the server's extensions rule out."""
-        limit = self.extensions.get("SIZE", "")
-        if limit.isascii() and limit.isdigit() and 0 < int(limit[:20]) < size_octets:
-            return Failed(TOO_BIG, f"{self._remote} takes at most {int(limit[:20])} octets")
-        if needs_smtputf8 and "SMTPUTF8" not in self.extensions:
-            return Failed(NEEDS_SMTPUTF8, f"{self._remote} does not offer SMTPUTF8")
-        return None
-
     def limit(self, name: str, default: int) -> int:
         """A limit that the server announced ("RCPTMAX", "MAILMAX"), at least 1. Source: RFC 9422 §4."""
-        for word in self.extensions.get("LIMITS", "").upper().split():
-            found, _, value = word.partition("=")
-            if found == name and value.isascii() and value.isdigit() and len(value) < 7:
-                return max(int(value), 1)
-        return default
-
-    def _mail_command(self, envelope: Envelope, size_octets: int, has_eight_bit: bool, needs_smtputf8: bool) -> bytes:
-        path = str(envelope.reverse_path) if envelope.reverse_path else ""
-        words = [f"MAIL FROM:<{path}>"]
-        if "SIZE" in self.extensions:
-            words.append(f"SIZE={size_octets}")
-        if has_eight_bit and "8BITMIME" in self.extensions:
-            words.append("BODY=8BITMIME")
-        if needs_smtputf8:
-            words.append("SMTPUTF8")
-        if "DSN" in self.extensions:
-            if envelope.ret:
-                words.append(f"RET={envelope.ret}")
-            if envelope.envid:
-                words.append(f"ENVID={encode_xtext(envelope.envid)}")
-        return " ".join(words).encode()
-
-    def _rcpt_command(self, recipient: Recipient) -> bytes:
-        words = [f"RCPT TO:<{recipient.address}>"]
-        if "DSN" in self.extensions:
-            if recipient.notify:
-                words.append(f"NOTIFY={','.join(sorted(recipient.notify))}")
-            if recipient.orcpt:
-                words.append(f"ORCPT={encode_orcpt(recipient.orcpt)}")
-        return " ".join(words).encode()
+        return announced_limit(self.extensions, name, default)
 
     def _on_reset(self, answer: Answer) -> None:
         if answer.code // 100 != 2:
@@ -446,8 +362,7 @@ class SmtpClient:
             self._settle_rest(answer.outcome(self._remote))
 
     def _want_content(self) -> None:
-        self._writer = ContentWriter(is_data=not self._is_chunking)
-        self._chunk = b""
+        self._writer = ChunkWriter() if self._is_chunking else ContentWriter(is_data=True)
         self.wants_content = True
         self._events.append(ContentDue())
 
@@ -482,12 +397,3 @@ class SmtpClient:
 
 def _ignore(answer: Answer) -> None:
     """The answer to an empty message that goes nowhere."""
-
-
-def encode_orcpt(orcpt: str) -> str:
-    """`type;address` for the wire. Source: RFC 3461 §4.2, RFC 6533 §3."""
-    kind, _, address = orcpt.partition(";")
-    if kind.lower() == "utf-8":
-        plain = (c if 0x21 <= ord(c) <= 0x7E and c not in "+=\\" else f"\\x{{{ord(c):02X}}}" for c in address)
-        return f"{kind};{''.join(plain)}"
-    return f"{kind};{encode_xtext(address)}"

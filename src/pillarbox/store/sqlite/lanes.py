@@ -43,16 +43,18 @@ class Outbox:
 
     def call(self, work: Work) -> None:
         """Run `work` on the loop, from any thread."""
-        self._calls.append(work)
-        if not self._woken:
-            self._woken = True
-            self._wake()
+        self.post((), work)
+
+    def later(self, delay_s: float, work: Work) -> None:
+        """Run `work` in a while; from the loop."""
+        self._loop.call_later(delay_s, work)
 
     def _wake(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:  # the loop is closed: nobody waits any more
             self._done.clear()
+            self._calls.clear()
 
     def _deliver(self) -> None:
         self._woken = False
@@ -94,12 +96,13 @@ class LanePool:
         self._asleep: list[threading.Lock] = []
         self._awake = threads
         self._woken_s = 0.0
+        self._looks_again = False
         self._threads = [threading.Thread(target=self._serve, name=f"{name}-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def submit(self, lane: Lane, task: Any) -> None:
-        """Queue a task; its lane runs as soon as a thread is free."""
+        """Queue a task, on the loop only; its lane runs as soon as a thread is free."""
         with self._lock:
             lane.tasks.append(task)
             if lane.scheduled:
@@ -107,6 +110,17 @@ class LanePool:
             lane.scheduled = True
             self._ready.append(lane)
             self._wake_one()
+            if not self._looks_again and self._asleep:
+                self._looks_again = True
+                self._outbox.later(QUICK_S, self._look_again)
+
+    def _look_again(self) -> None:
+        """On the loop: nothing waits long behind something slow while threads are asleep."""
+        with self._lock:
+            self._looks_again = bool(self._ready and self._asleep)
+            if self._looks_again:
+                self._wake_one()
+                self._outbox.later(QUICK_S, self._look_again)
 
     def _wake_one(self) -> None:
         """If it is worth it. The lock is held."""

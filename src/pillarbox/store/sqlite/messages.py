@@ -248,7 +248,12 @@ class Mailboxes:
 
     def deliver(self, account: AccountId, deliveries: Sequence[Delivery]) -> Awaitable[MaybeHeadlines]:
         """See api.Mailboxes."""
-        return self._accounts.deliver(account, deliveries)
+        try:
+            return self._accounts.deliver(account, deliveries)
+        except NoSuchAccount as error:
+            failed: asyncio.Future[MaybeHeadlines] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
 
     async def set_flags(
         self,

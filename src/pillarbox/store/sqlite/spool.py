@@ -46,14 +46,19 @@ class NewRows:
         self.messages: list[tuple[Any, ...]] = []
         self.jobs: list[tuple[Any, ...]] = []
         self.events: list[TraceEvent] = []
+        self.holders: dict[int, float] = {}
+        """Colleagues whom jobs are leased to, and until when at least (monotonic)."""
 
     def clear(self) -> None:
         """A transaction begins."""
         self.leased_until_s = self._kept_until_s
-        self.messages, self.jobs, self.events = [], [], []
+        self.messages, self.jobs, self.events, self.holders = [], [], [], {}
 
     def write(self, db: Db) -> None:
         """It is about to be committed."""
+        for holder, until_s in self.holders.items():
+            # It may have been taken for dead meanwhile: who has a job must have a row, or nobody would ever free it.
+            db.execute("INSERT OR IGNORE INTO holder VALUES(?,?,?)", (holder, until_s, "front"))
         if self.messages:
             bulk.insert(db, _INSERT_MESSAGE, self.messages)
             bulk.insert(db, _INSERT_JOB, self.jobs)
@@ -161,6 +166,8 @@ class Spool:
             holder = 0
             if len(leased) < claim and job.target.kind == "local" and job.state == "queued":
                 holder = holders.get(job.target.name, ours)
+                if holder != ours:
+                    self._rows.holders[holder] = self._clock.monotonic() + LEASE_S
                 leased.append((Claim(job, message, 1), holder))
             added.append(job_row(job, holder, int(holder != 0)))
         return leased
