@@ -14,7 +14,7 @@ from struct import Struct, iter_unpack
 from typing import Final
 
 from pillarbox.message.scan import Kind, Message
-from pillarbox.model.joined import join
+from pillarbox.model.joined import blocks, join
 
 _RECORD: Final = Struct("<HBxIII")  # parent (0xFFFF: none), kind, header start, body start, body end
 _NO_DOTS_AT: Final = 3
@@ -201,7 +201,8 @@ def select_fields_of_all(headers: Sequence[bytes], codes: Sequence[bytes], wante
     if lines[-1] or len(lines) != len(codes_of_lines):
         raise ValueError("lines without codes")
     lines[-1] = HEADER_END[:1]
-    texts = b"\n".join([b"", *compress(lines, codes_of_lines.translate(_mask(wanted)))]).split(HEADER_END[:1])
+    chosen = [b"", *compress(lines, codes_of_lines.translate(_mask(wanted)))]
+    texts = b"\n".join(blocks(chosen, b"\n")).split(HEADER_END[:1])
     texts.pop()
     if len(texts) != codes_of_lines.count(CODES_END):
         raise ValueError("a line with a NUL")

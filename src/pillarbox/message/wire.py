@@ -131,16 +131,14 @@ def _forms_of(message: Message) -> WireForms:
 def listed_headers(message: Message) -> tuple[bytes, bytes]:
     """The fields of the message's own header that LISTED_FIELDS names, each ended by CRLF, and codes of their lines."""
     header, codes_of = message.parts[0].header, FIELD_CODES
-    found: list[bytes] = []
-    codes: list[bytes] = []
-    for name, line in zip(header.names, header.lines, strict=True):
-        if name in codes_of:
-            found.append(line)
-            codes.append(codes_of[name] * (1 + line.count(b"\n")))
+    found = [line for name, line in zip(header.names, header.lines, strict=True) if name in codes_of]
     if not found:
         return b"", b""
+    codes = [codes_of[name] for name in header.names if name in codes_of]
     found.append(b"")
     headers = b"\n".join(found)
     if Defect.BARE_LF in message.defects or not headers.endswith(b"\r\n"):
         headers = headers.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    if headers.count(b"\n") > len(codes):  # some are folded
+        codes = [code * (1 + line.count(b"\n")) for code, line in zip(codes, found, strict=False)]
     return headers, b"".join(codes)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
+
+PIECES_AT_ONCE: Final = 2000
+"""`bytes.join` takes 80 octets of memory for each piece; what comes to 256 KiB is mapped and unmapped every time."""
 
 
 class Joined(Sequence[bytes]):
@@ -36,3 +40,8 @@ def join(texts: Sequence[bytes], separator: bytes) -> bytes:
     if isinstance(texts, Joined) and texts.separator == separator:
         return texts.text
     return separator.join(texts)
+
+
+def blocks(pieces: list[bytes], separator: bytes = b"") -> list[bytes]:
+    """Many pieces joined to few blocks: the separator is still to be put between those."""
+    return [separator.join(pieces[at : at + PIECES_AT_ONCE]) for at in range(0, len(pieces), PIECES_AT_ONCE)]

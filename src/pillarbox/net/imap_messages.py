@@ -70,7 +70,8 @@ class _Fetching:
         if self.plan.needs_octets:
             await self._send_bodies(numbers, rows, texts, part.forms)
             return
-        await self.session.line.send(self.plan.format_rows(numbers, rows, texts, part.columns))
+        for octets in self.plan.format_rows(numbers, rows, texts, part.columns):
+            await self.session.line.send(octets)
         if self.plan.marks_seen:
             self.seen += [uid for uid, bits in zip(rows.uids, rows.flags, strict=True) if not bits & SEEN]
 
@@ -204,7 +205,8 @@ async def _tell_flags(session: ImapSession, part: Slice, uid: bool) -> None:
     rows = part.placements
     numbers = selected.view.numbers(rows.uids)
     plan = FetchPlan((FetchItem(b"FLAGS"),), uid)
-    await session.line.send(plan.format_rows(numbers, rows, flag_texts(selected, rows.uids, rows.flags), []))
+    for octets in plan.format_rows(numbers, rows, flag_texts(selected, rows.uids, rows.flags), []):
+        await session.line.send(octets)
 
 
 # --- COPY, MOVE, EXPUNGE ----------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def answer(text, uid=False, in_row=True, read_only=False):
     plan = FetchPlan(items(text), uid, read_only)
     texts = [b"\\Seen", b"\\Seen"] if plan.needs_flags else []
     if not plan.needs_octets:
-        return plan.format_rows(range(1, 3), ROWS, texts, [[value] * 2 for value in form(plan)])
+        return b"".join(plan.format_rows(range(1, 3), ROWS, texts, [[value] * 2 for value in form(plan)]))
     told = b""
     for index in range(2):
         text_of = texts[index] if texts else b""
@@ -154,7 +154,7 @@ def test_fields_that_we_added_are_told_once():
     date = b"Date: Fri, 15 Jan 2027 08:00:00 +0000\r\n"
     forms = wire_forms(MESSAGE, PREFIX + date)
     values = {"headers": forms.headers, "field_codes": forms.field_codes, "prefix": PREFIX + date}
-    told = plan.format_rows(range(1, 3), ROWS, [], [[values[column]] * 2 for column in plan.columns])
+    told = b"".join(plan.format_rows(range(1, 3), ROWS, [], [[values[column]] * 2 for column in plan.columns]))
     assert told.count(PREFIX + date + b"\r\n") == 2 and told.count(date) == 2
 
 

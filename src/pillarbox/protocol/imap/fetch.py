@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from pillarbox.message.section import Section, locate, parse_section, select_fields, select_fields_of_all
 from pillarbox.message.wire import FIELD_CODES, LISTED_FIELDS
 from pillarbox.model.flags import flag_names
+from pillarbox.model.joined import blocks
 from pillarbox.protocol.imap.columns import LENGTHS, date_columns, number_texts
 from pillarbox.protocol.imap.lexer import Lexer, ParseError
 
@@ -228,15 +229,15 @@ class FetchPlan:
 
     def format_rows(
         self, numbers: Sequence[int], rows: Rows, flags: list[bytes], stored: Sequence[Sequence[Any]]
-    ) -> bytes:
-        """The answers for a slice when `needs_octets` is false. `flags`: texts, if `needs_flags`; `stored`: the columns
-        asked for.
+    ) -> list[bytes]:
+        """The answers for a slice when `needs_octets` is false, to be sent one after the other. `flags`: texts, if
+        `needs_flags`; `stored`: the columns asked for.
 
         The columns are laid into a list of pieces with strides, and joined: five times as fast as `%`.
         """
         count = len(numbers)
         if not count:
-            return b""
+            return []
         by_name = dict(zip(self.columns, stored, strict=True))
         columns: list[Sequence[bytes]] = [number_texts(numbers)]
         for item in self.items:
@@ -258,7 +259,7 @@ class FetchPlan:
         for place, column in enumerate(columns):
             pieces[2 * place + 1 :: stride] = column
         pieces[-1] = pieces[-1][:-2]
-        return b"".join(pieces)
+        return blocks(pieces)
 
     # --- with octets of bodies
 

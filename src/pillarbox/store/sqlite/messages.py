@@ -199,8 +199,9 @@ class Mailboxes:
                 self._renew(account, stale)
             for piece in slices:
                 yield piece
-            # Who asks for a second slice will ask for a third: one is read while another waits.
-            while not fetching.done and len(coming) < READ_AHEAD:
+            # Who asks for a second slice will ask for a third: one is read while another waits. Placements alone are
+            # read by Python, which two threads would only take from each other.
+            while not fetching.done and len(coming) < (READ_AHEAD if columns else 1):
                 coming.append(self._accounts.read(account, fetching.further, at_one_moment=False))
                 coming[-1].add_done_callback(_look)
             if not coming:
