@@ -170,20 +170,27 @@ def _as_value(job: Job, message: Spooled) -> dict[str, Any]:
 
 
 def run_trace(program: Program, args: argparse.Namespace) -> Answer:
-    async def work(opened: Opened) -> list[TraceEvent]:
-        text = args.text.strip()
-        bare = text.removeprefix("<").removesuffix(">")
-        for form in dict.fromkeys((text, bare, f"<{bare}>")):  # Message-IDs are kept as they came, mostly without <>
-            if found := await opened.store.spool.trace(form, args.limit):
-                return found
-        if not _ID.fullmatch(bare.lower()):
-            return []
-        queued = await opened.store.spool.peek(Selection(jobs=(JobId(bytes.fromhex(bare)),)))
-        return await opened.store.spool.trace(queued[0][1].id.hex(), args.limit) if queued else []
+    async def work(opened: Opened) -> tuple[list[TraceEvent], float]:
+        return await _traced(opened, args), opened.settings.queue.trace_days
 
-    events = with_store(program, args, work)
-    lines = tuple(_event_lines(events)) or (f"nothing is known of {printable(args.text)} (events are kept for a time)",)
-    return Answer(lines, [_event_value(event) for event in events])
+    events, days = with_store(program, args, work)
+    if not events:
+        raise CommandError(
+            f"nothing is known of {printable(args.text)}; events are kept for {days:g} days (queue.trace_days)", NO_USER
+        )
+    return Answer(tuple(_event_lines(events)), [_event_value(event) for event in events])
+
+
+async def _traced(opened: Opened, args: argparse.Namespace) -> list[TraceEvent]:
+    text = args.text.strip()
+    bare = text.removeprefix("<").removesuffix(">")
+    for form in dict.fromkeys((text, bare, f"<{bare}>")):  # Message-IDs are kept as they came, mostly without <>
+        if found := await opened.store.spool.trace(form, args.limit):
+            return found
+    if not _ID.fullmatch(bare.lower()):
+        return []
+    queued = await opened.store.spool.peek(Selection(jobs=(JobId(bytes.fromhex(bare)),)))
+    return await opened.store.spool.trace(queued[0][1].id.hex(), args.limit) if queued else []
 
 
 def _event_lines(events: list[TraceEvent]) -> list[str]:
