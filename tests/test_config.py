@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pillarbox.app.plan import keep_fixed
 from pillarbox.config import ConfigError, effective_listeners, parse_settings, read_settings
-from pillarbox.model.settings import Listener, Route, Settings
+from pillarbox.model.settings import Limits, Listener, Logging, Queue, Route, Settings, Tls
 from pillarbox.settings_text import configuration_text, manual_page, sections, toml_value
 from pillarbox.toml_lines import line_of
 
@@ -214,3 +215,38 @@ def test_a_text_is_written_as_toml_reads_it(text: str) -> None:
 def test_the_manual_page_in_the_repository_is_the_one_made_from_the_settings() -> None:
     path = Path(__file__).parent.parent / "docs" / "manual" / "pillarbox.toml.5"
     assert path.read_text() == manual_page()
+
+
+def test_the_manual_has_the_lower_bounds() -> None:
+    texts = {(section.name, entry.key): entry for section in sections() for entry in section.entries}
+    bounds = 0
+    for (table, key), entry in texts.items():
+        if table in ("limits", "queue"):
+            try:
+                parse_settings(f"[{table}]\n{key} = 0\n".encode(), Path("x"))
+            except ConfigError as error:
+                bounds += 1
+                bound = int(float(str(error).partition("at least ")[2].partition(" ")[0]))
+                assert f"At least {bound:,}." in entry.text, key
+    assert bounds > 10
+
+
+def test_the_manual_says_what_needs_a_restart() -> None:
+    other = Settings(
+        workers=7,
+        user="mail",
+        listeners=(Listener("smtp", "127.0.0.1"),),
+        limits=Limits(**{field.name: 7 for field in fields(Limits)}),
+        queue=Queue(**{field.name: 7 for field in fields(Queue)}),
+        log=Logging("debug", "json", "x"),
+        tls=Tls("a", "b", "1.3"),
+    )
+    _, fixed = keep_fixed(Settings(), other)
+    said = {
+        f"{section.name}.{entry.key}".lstrip(".")
+        for section in sections()
+        for entry in section.entries
+        if "needs a restart" in entry.text
+    }
+    said |= {section.name for section in sections() if "needs a restart" in section.text}
+    assert said == set(fixed)
