@@ -227,6 +227,16 @@ def test_the_queue_is_listed_held_released_retried_and_dropped(shell: Shell) -> 
     assert shell("queue", "show", message).code == 67
 
 
+def test_what_the_queue_says_where_nothing_is_done(shell: Shell) -> None:
+    message = queue_a_message(shell.home, "a@remote.example", "b@remote.example")
+    assert shell("queue", "list", "--domain", "else.example").out == "nothing of that waits (2 others do)\n"
+    assert shell("queue", "retry", message).out == "2 due now\n"
+    shell.ok("queue", "hold", "--recipient", "b@remote.example")
+    said = shell("queue", "retry", message).out
+    assert said.splitlines() == ["1 due now", "1 held, and not tried: `pillarbox queue release` lets them go"]
+    assert shell.ok("queue", "retry", "--state", "held") == {"count": 0, "held": 1}
+
+
 def test_a_change_of_the_queue_wants_a_choice(shell: Shell) -> None:
     assert shell("queue", "drop").code == 64
     assert shell("queue", "drop", "--all", "--domain", "x.example").code == 64

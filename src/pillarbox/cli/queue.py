@@ -41,7 +41,11 @@ def queue_list(program: Program, args: argparse.Namespace) -> Answer:
     ]
     heads = ("ID", "STATE", "AGE", "SIZE", "SENDER", "RECIPIENT", "TRIES", "NEXT TRY", "LAST ANSWER")
     total = f"{counts.get('queued', 0)} queued, {counts.get('held', 0)} held, {counts.get('messages', 0)} messages"
-    lines = (*table(heads, rows), total) if rows else ("nothing waits",)
+    if rows:
+        lines = (*table(heads, rows), total)
+    else:
+        others = counts.get("queued", 0) + counts.get("held", 0)
+        lines = (f"nothing of that waits ({others} others do)" if others else "nothing waits",)
     return Answer(lines, {"jobs": [_as_value(job, message) for job, message in found], "counts": counts})
 
 
@@ -63,7 +67,18 @@ def queue_show(program: Program, args: argparse.Namespace) -> Answer:
 
 
 def queue_retry(program: Program, args: argparse.Namespace) -> Answer:
-    return _change(program, args, "due now", lambda opened, chosen: opened.store.spool.retry(chosen, time.time()))
+    held: list[str] = []
+
+    async def retry(opened: Opened, chosen: Selection) -> int:
+        if chosen.state != "queued":
+            held.extend(job.id.hex() for job, _ in await opened.store.spool.peek(replace(chosen, state="held")))
+        return await opened.store.spool.retry(chosen, time.time())
+
+    answer = _change(program, args, "due now", retry)
+    if not held:
+        return answer
+    line = f"{len(held)} held, and not tried: `pillarbox queue release` lets them go"
+    return replace(answer, lines=(*answer.lines, line), value={**answer.value, "held": len(held)})
 
 
 def queue_hold(program: Program, args: argparse.Namespace) -> Answer:
