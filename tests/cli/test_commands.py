@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pillarbox.app import Pillarbox
-from pillarbox.cli.main import parser
+from pillarbox.cli.main import main, parser
 from pillarbox.config import read_settings
 from pillarbox.model.address import Address
 from pillarbox.model.envelope import Envelope, Recipient
@@ -86,6 +86,17 @@ def test_version_is_quick_as_nothing_is_loaded_that_it_does_not_need(bare: Shell
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.startswith("pillarbox 0.")
     assert not {"asyncio", "apsw", "ssl", "structlog", "pillarbox.store.api"} & set(out.split())
+
+
+def test_version_is_an_option_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(Pillarbox(), ["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("pillarbox 0.")
+
+
+def test_a_state_that_there_is_not(shell: Shell) -> None:
+    said = shell("user", "list", "--state", "gone")
+    assert said.code == 64 and "active" in said.err and "''" not in said.err
 
 
 def test_a_home_that_is_not_there_is_exit_66(bare: Shell) -> None:
@@ -172,8 +183,19 @@ def test_a_password_comes_from_standard_input_only(shell: Shell) -> None:
 def test_many_users_are_added_all_or_none(shell: Shell) -> None:
     lines = "".join(f"u{number}@example.org pw{number} x\n" for number in range(20))
     assert len(shell.ok("user", "add", "-", stdin=lines)) == 20
-    assert shell("user", "add", "-", stdin="v1@example.org pw\nnothing\n").code == 65
-    assert shell("user", "add", "-", stdin="v2@example.org pw\nu1@example.org pw\n").code == 73
+    for line, code, why in (
+        ("nothing", 65, "this is not `address password`"),
+        ("u1@example.org pw", 73, "there is a user u1@example.org: `pillarbox user passwd u1@example.org` changes"),
+        ("V1@example.org pw", 73, "V1@example.org stands here twice"),
+        ("x@else.example pw", 67, "else.example is not a domain of this server: `pillarbox domain add else.example`"),
+        ("x+y@example.org pw", 65, "x+y@example.org: what follows '+' is a detail"),
+        ("@ pw", 65, "'@' is not an address"),
+        ("x@example.org p\x00w", 65, "control characters are not allowed"),
+        ("info@example.org pw", 73, "info@example.org is an alias: `pillarbox alias remove info@example.org`"),
+    ):
+        shell.ok("alias", "add", "info@example.org", "u1@example.org")
+        said = shell("user", "add", "-", stdin=f"v1@example.org pw\n\n{line}\n")
+        assert said.code == code and f"line 3: {why}" in said.err, said.err
     assert len(shell.ok("user", "list")) == 20
     assert secret_is(shell.home, Address("u7", "example.org"), "pw7 x")
     assert len(shell.ok("user", "add", "-", stdin="t1@example.org\tpw 1\n\n  t2@example.org    pw2\n")) == 2

@@ -106,8 +106,9 @@ def as_trouble(error: BaseException, what: str, account: bool = False) -> BaseEx
     """
     if isinstance(error, PillarboxError) or not isinstance(error, (apsw.Error, OSError)):
         return error
-    damage = _damage(error)
-    text = f"{what} is damaged ({damage}); restore it from a backup" if damage else f"{what}: {type(error).__name__}: {error}"
+    text = f"{what}: {type(error).__name__}: {error}"
+    if damage := _damage(error):
+        text = f"{what} is damaged ({damage}); restore it from a backup"
     meant: PillarboxError
     if isinstance(error, OSError):
         meant = system_trouble(error, what)
