@@ -104,10 +104,26 @@ def test_values_come_in_their_types() -> None:
         ("x = \n", "pillarbox.toml:1: not TOML"),
         ('hostname = "a"\nhostname = "b"', "not TOML"),
         ("scram_iterations = 1", "RFC 7677"),
+        ("[limits]\nrecipients = 3.5", ":2: limits.recipients: a whole number is wanted, not 3.5"),
+        ('[tls]\n\nhostname = "x"', ":3: tls.hostname: `hostname` belongs to no table: write it above"),
+        ("[listeners]\nport = 25", ":1: listeners: there can be several of these: write [[listeners]]"),
+        ('[outbound.routes]\nhost = "x"', "there can be several of these: write [[outbound.routes]]"),
+        (
+            "[limits]\nrecipients = 300\n[queue]\n[limits] # more\nmailboxes = 3",
+            ":4: [limits] is in line 1 already: a table stands once, with all its keys",
+        ),
+        ("[queue]\nlimits = {}", ":2: queue.limits: there is no such setting; there are:"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_line_and_the_nearest_name(text: str, words: str) -> None:
     assert words in problem(text)
+
+
+@pytest.mark.parametrize(
+    "text", ['[log]\nlevel = "none"', '[[listeners]]\nprotocol = "http"\naddress = "::1"', "[log]\ncolour = true"]
+)
+def test_nothing_far_fetched_is_offered(text: str) -> None:
+    assert "did you mean" not in problem(text)
 
 
 def test_what_is_not_utf8_is_named_with_its_line() -> None:
