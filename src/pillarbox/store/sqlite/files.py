@@ -124,6 +124,6 @@ def as_trouble(error: BaseException, what: str, account: bool = False) -> BaseEx
 
 def _damage(error: BaseException) -> str:
     """What shows that the file itself is damaged, not the way to it; empty where nothing does."""
-    if isinstance(error, apsw.IOError) and error.extendedresult == apsw.SQLITE_IOERR_DATA:  # of the checksum VFS
-        return "checksum"
+    if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
+        return "checksum"  # the VFS that looks at them found it wrong
     return str(error) if isinstance(error, (apsw.CorruptError, apsw.NotADBError)) else ""
