@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pillarbox.app.plan import keep_fixed
 from pillarbox.config import ConfigError, effective_listeners, parse_settings, read_settings
-from pillarbox.model.settings import Listener, Route, Settings
+from pillarbox.model.settings import Limits, Listener, Logging, Queue, Route, Settings, Tls
 from pillarbox.settings_text import configuration_text, manual_page, sections, toml_value
 from pillarbox.toml_lines import line_of
 
@@ -103,10 +104,26 @@ def test_values_come_in_their_types() -> None:
         ("x = \n", "pillarbox.toml:1: not TOML"),
         ('hostname = "a"\nhostname = "b"', "not TOML"),
         ("scram_iterations = 1", "RFC 7677"),
+        ("[limits]\nrecipients = 3.5", ":2: limits.recipients: a whole number is wanted, not 3.5"),
+        ('[tls]\n\nhostname = "x"', ":3: tls.hostname: `hostname` belongs to no table: write it above"),
+        ("[listeners]\nport = 25", ":1: listeners: there can be several of these: write [[listeners]]"),
+        ('[outbound.routes]\nhost = "x"', "there can be several of these: write [[outbound.routes]]"),
+        (
+            "[limits]\nrecipients = 300\n[queue]\n[limits] # more\nmailboxes = 3",
+            ":4: [limits] is in line 1 already: a table stands once, with all its keys",
+        ),
+        ("[queue]\nlimits = {}", ":2: queue.limits: there is no such setting; there are:"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_line_and_the_nearest_name(text: str, words: str) -> None:
     assert words in problem(text)
+
+
+@pytest.mark.parametrize(
+    "text", ['[log]\nlevel = "none"', '[[listeners]]\nprotocol = "http"\naddress = "::1"', "[log]\ncolour = true"]
+)
+def test_nothing_far_fetched_is_offered(text: str) -> None:
+    assert "did you mean" not in problem(text)
 
 
 def test_what_is_not_utf8_is_named_with_its_line() -> None:
@@ -214,3 +231,38 @@ def test_a_text_is_written_as_toml_reads_it(text: str) -> None:
 def test_the_manual_page_in_the_repository_is_the_one_made_from_the_settings() -> None:
     path = Path(__file__).parent.parent / "docs" / "manual" / "pillarbox.toml.5"
     assert path.read_text() == manual_page()
+
+
+def test_the_manual_has_the_lower_bounds() -> None:
+    texts = {(section.name, entry.key): entry for section in sections() for entry in section.entries}
+    bounds = 0
+    for (table, key), entry in texts.items():
+        if table in ("limits", "queue"):
+            try:
+                parse_settings(f"[{table}]\n{key} = 0\n".encode(), Path("x"))
+            except ConfigError as error:
+                bounds += 1
+                bound = int(float(str(error).partition("at least ")[2].partition(" ")[0]))
+                assert f"At least {bound:,}." in entry.text, key
+    assert bounds > 10
+
+
+def test_the_manual_says_what_needs_a_restart() -> None:
+    other = Settings(
+        workers=7,
+        user="mail",
+        listeners=(Listener("smtp", "127.0.0.1"),),
+        limits=Limits(**{field.name: 7 for field in fields(Limits)}),
+        queue=Queue(**{field.name: 7 for field in fields(Queue)}),
+        log=Logging("debug", "json", "x"),
+        tls=Tls("a", "b", "1.3"),
+    )
+    _, fixed = keep_fixed(Settings(), other)
+    said = {
+        f"{section.name}.{entry.key}".lstrip(".")
+        for section in sections()
+        for entry in section.entries
+        if "needs a restart" in entry.text
+    }
+    said |= {section.name for section in sections() if "needs a restart" in section.text}
+    assert said == set(fixed)

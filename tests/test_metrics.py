@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+from pathlib import Path
 
 from pillarbox.metrics import SLOTS, MetricsPage, SharedNumbers, exposition
 
@@ -70,3 +72,14 @@ def test_the_page_answers_get_and_nothing_else() -> None:
     assert good.startswith(b"HTTP/1.1 200 OK\r\n") and b"pillarbox_messages_total 1.0" in good
     for bad in (b"POST /metrics HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"\r\n\r\n", b"x" * 5000):
         assert asyncio.run(_ask(bad)).startswith(b"HTTP/1.1 404 ")
+
+
+def test_all_numbers_are_in_the_manual() -> None:
+    root = Path(__file__).parent.parent
+    manual = (root / "docs" / "manual" / "logs.md").read_text()
+    source = "".join(path.read_text() for path in (root / "src").rglob("*.py"))
+    counters = set(re.findall(r"""\bcount\([\w.]+, "(\w+)\"""", source))
+    gauges = set(re.findall(r"""\.gauge\("(\w+)\"""", source))
+    assert len(counters) > 10 and len(gauges) > 2
+    for name in [f"{counter}_total" for counter in counters] + [f"{gauge}` (gauge)" for gauge in gauges]:
+        assert f"`pillarbox_{name}" in manual, name

@@ -36,6 +36,9 @@ DEFAULT_PORTS: Final = {
 }
 """(protocol, implicit TLS) → TCP port."""
 
+_CLOSE: Final = 0.7
+"""How alike a word must be (difflib) to be what was meant."""
+
 T = TypeVar("T")
 
 
@@ -90,11 +93,20 @@ def parse_settings(octets: bytes, path: Path) -> Settings:
         message, _, place = str(error).rpartition(" (at ")
         line_text = place.removeprefix("line ").split(",")[0]
         line = int(line_text) if line_text.isdigit() else text.count("\n") + 1
-        raise ConfigError(path, line, f"not TOML: {message or error}") from None
+        raise ConfigError(path, line, _declared_twice(text, line, message) or f"not TOML: {message or error}") from None
     try:
         return _table(Settings, table, ())
     except _Bad as bad:
         raise ConfigError(path, line_of(text, bad.key), f"{_dotted(bad.key)}: {bad.problem}") from None
+
+
+def _declared_twice(text: str, line: int, message: str) -> str:
+    """Where the table is that this line begins once more; empty if it is another mistake."""
+    header = text.split("\n")[line - 1].partition("#")[0].strip()
+    first = line_of(text, tuple(part.strip() for part in header.strip("[]").split(".")))
+    if not message.startswith("Cannot declare") or not 0 < first < line:
+        return ""
+    return f"{header} is in line {first} already: a table stands once, with all its keys"
 
 
 def effective_listeners(settings: Settings) -> tuple[Listener, ...]:
@@ -134,7 +146,7 @@ def _table(kind: type[T], table: Mapping[str, Any], key: tuple[str | int, ...]) 
     values: dict[str, Any] = {}
     for name, value in table.items():
         if name not in hints:
-            raise _Bad((*key, name), "there is no such setting" + _nearest(name, list(hints)))
+            raise _Bad((*key, name), _unknown(name, list(hints), key))
         values[name] = _value(hints[name], value, (*key, name))
         if check := _CHECKS.get((kind, name)):
             problem = check(values[name])
@@ -157,12 +169,16 @@ def _value(hint: Any, value: Any, key: tuple[str | int, ...]) -> Any:
             raise _Bad(key, f"a table [{_dotted(key)}] is wanted, not {_kind(value)}")
         return _table(hint, value, key)
     if get_origin(hint) is tuple:
+        item_hint = get_args(hint)[0]
+        if isinstance(value, dict) and is_dataclass(item_hint):
+            raise _Bad(key, f"there can be several of these: write [[{_dotted(key)}]]")
         if not isinstance(value, list):
             raise _Bad(key, f"a list is wanted, not {_kind(value)}")
-        item_hint = get_args(hint)[0]
         return tuple(_value(item_hint, item, (*key, index)) for index, item in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if hint is int and type(value) is float:
+        raise _Bad(key, f"a whole number is wanted, not {value!r}")
     if type(value) is not hint:
         raise _Bad(key, f"{_NAMES[hint]} is wanted, not {_kind(value)}")
     if hint in (int, float) and not 0 <= value < 1 << 53:
@@ -192,10 +208,18 @@ def _dotted(key: tuple[str | int, ...]) -> str:
     return text.lstrip(".") or "the configuration"
 
 
+def _unknown(name: str, known: list[str], key: tuple[str | int, ...]) -> str:
+    """What is said of a key that is not in its table."""
+    of_top = _hints(Settings).get(name)
+    if key and of_top is not None and not is_dataclass(of_top) and name != "listeners":
+        return f"`{name}` belongs to no table: write it above the first [table]"
+    return "there is no such setting" + _nearest(name, known)
+
+
 def _nearest(name: str, known: list[str]) -> str:
     from difflib import get_close_matches
 
-    found = get_close_matches(name, known, n=1, cutoff=0.5)
+    found = get_close_matches(name, known, n=1, cutoff=_CLOSE)
     return f"; did you mean `{found[0]}`?" if found else f"; there are: {', '.join(known)}"
 
 
@@ -211,7 +235,7 @@ def _one_of(*choices: str) -> _Check:
         quoted = ", ".join(f'"{choice}"' for choice in choices)
         from difflib import get_close_matches
 
-        found = get_close_matches(value, choices, n=1, cutoff=0.5)
+        found = get_close_matches(value, choices, n=1, cutoff=_CLOSE)
         return f"one of {quoted} is wanted" + (f'; did you mean "{found[0]}"?' if found else "")
 
     return check

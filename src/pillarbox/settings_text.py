@@ -171,8 +171,7 @@ def manual_page() -> str:
         ".B pillarbox check",
         "tells whether a file is right,",
         ".B pillarbox reload",
-        "makes a running server take it over. On an error the server keeps the old one. Listeners, workers and user",
-        "are taken over by a restart only.",
+        "makes a running server take it over. On an error the server keeps the old one. What needs a restart says so.",
     ]
     for section in sections():
         header = (

@@ -30,7 +30,7 @@ STORY: list[tuple[int, str, str]] = [
     (0, "queue hold --all", ""),
     (0, "queue release --all", ""),
     (0, "queue drop --all", ""),
-    (0, "trace ada@example.org", ""),
+    (67, "trace ada@example.org", ""),
     (0, "verify", ""),
     (0, "check --no-dns", ""),
     (67, "user disable nobody@example.org", ""),

@@ -62,6 +62,14 @@ def test_a_second_start_keeps_mail_and_password(tmp_path: Path) -> None:
         assert server.stop(signal.SIGINT) == 0
 
 
+def test_a_port_that_is_taken_leads_to_the_offset(tmp_path: Path) -> None:
+    offset = free_offset()
+    words = ("--home", str(tmp_path / "try"), "try", "--port-offset", str(offset))
+    with socket.create_server(("127.0.0.1", 2110 + offset)), started(*words) as server:
+        said = server.until("--port-offset N")
+        assert "cannot listen on" in said and str(2110 + offset) in said
+
+
 @pytest.mark.parametrize("user", ["ada", "bob"])
 def test_samples_are_mail_without_defects(user: str) -> None:
     for sample in samples(Address(user, "pillarbox.test"), 1_800_000_000.0):

@@ -194,8 +194,8 @@ def test_trace(engine: Engine) -> None:
             [engine.job(other, LOCAL)],
             [TraceEvent(engine.clock.now(), other.id, "received", "bob@x", "n@x", "dan@x")],
         )
-        await store.spool.settle([], [event("delivered", "Ada@pillarbox.test")])
-        for text in (message.id.hex(), "m@x", "EVE@elsewhere.test", "ada@pillarbox.test"):
+        await store.spool.settle([], [event("delivered", "Ada@pillarbox.test", original="Info@pillarbox.test")])
+        for text in (message.id.hex(), "m@x", "EVE@elsewhere.test", "ada@pillarbox.test", "info@pillarbox.test"):
             found = await store.spool.trace(text)
             assert [e.event for e in found] == ["received", "delivered"]
         assert found[0].fields == {"peer": "192.0.2.1"}

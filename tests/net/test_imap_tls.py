@@ -7,6 +7,7 @@ import socket
 import ssl
 
 import pytest
+from structlog.testing import capture_logs
 
 from pillarbox.net.tls import make_self_signed
 
@@ -36,10 +37,13 @@ def test_starttls_then_login(tmp_path, contexts):
         said = await client.command("CAPABILITY")
         assert "AUTH=PLAIN" in said[0] and "STARTTLS" not in said[0] and "LOGINDISABLED" not in said[0]
         assert (await client.command("STARTTLS"))[-1].startswith("t3 BAD")
-        assert (await client.command("LOGIN ada secret"))[-1].startswith("t4 OK")
+        with capture_logs() as logs:
+            assert (await client.command("LOGIN ada secret"))[-1].startswith("t4 OK")
         assert (await client.command("SELECT INBOX"))[-1].startswith("t5 OK")
         (session,) = world.gate.sessions
         assert session.tls.startswith("TLSv1.")
+        [said] = [entry for entry in logs if entry["event"] == "login"]
+        assert (said["protocol"], said["peer"], said["tls"]) == ("imap", "127.0.0.1", session.tls)
 
     play(tmp_path, story, tls=server, mode="starttls", cleartext=False)
 

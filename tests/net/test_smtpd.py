@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
+from pillarbox.metrics import SharedNumbers
 from pillarbox.model.address import Address
 from pillarbox.model.settings import Limits
 from pillarbox.protocol.sasl import ScramClient
@@ -197,6 +199,53 @@ def test_what_goes_wrong_on_our_side_is_temporary_and_tells_nothing() -> None:
             await client.say(b"DATA\r\n")
             assert (await client.say(b"x\r\n.\r\n")).startswith("250")
             client.close()
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "rule"),
+    [
+        (b"a\nb\r\n", "5.5.2", "bare-newline"),
+        (b"a\rb\r\n", "5.5.2", "bare-newline"),
+        (b"a\0b\n\r\n", "5.6.0", "nul"),
+        (b"x" * 1001 + b"\r\n", "5.6.0", "content-line"),
+        (b"0123456789\r\n" * 6000, "5.3.4", "message-size"),
+    ],
+)
+def test_content_that_is_refused_for_its_octets_is_logged_and_counted(content: bytes, status: str, rule: str) -> None:
+    async def work() -> None:
+        desk = MemoryDesk()
+        limits = Limits(greeting_wait_s=0.0, message_octets=65_536, content_line_octets=1000)
+        async with listening(desk, limits=limits) as (service, port):
+            numbers = SharedNumbers(1)
+            service.metrics = numbers.part(0)
+            client = await PlainClient.connect(port)
+            client.writer.write(START)
+            for _ in range(3):
+                await client.reply()
+            await client.say(b"DATA\r\n")
+            with capture_logs() as logs:
+                assert status in await client.say(content + b".\r\n")
+            client.close()
+        [said] = logs
+        assert (said["event"], said["stage"], said["status"], said["rule"]) == ("refused", "content", status, rule)
+        assert numbers.totals()[f"c smtp_refused|stage=content|status={status}"] == 1
+
+    run(work())
+
+
+def test_a_login_is_logged() -> None:
+    async def work() -> None:
+        async with listening(MemoryDesk(), "submission", cleartext=True) as (_, port):
+            client = await PlainClient.connect(port)
+            await client.say(b"EHLO x\r\n")
+            with capture_logs() as logs:
+                assert (await client.say(b"AUTH PLAIN AGFkYUB1cy5leGFtcGxlAHMzY3JldA==\r\n")).startswith("235")
+            client.close()
+        [said] = logs
+        assert (said["event"], said["protocol"], said["account"]) == ("login", "submission", "a" * 26)
+        assert (said["peer"], said["tls"]) == ("127.0.0.1", "none")
 
     run(work())
 

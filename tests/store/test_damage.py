@@ -17,7 +17,7 @@ from pillarbox.model.ids import AccountId
 from pillarbox.model.mailbox import Content
 from pillarbox.model.outcome import Delivered
 from pillarbox.model.uids import ALL
-from pillarbox.store.api import Settlement, Store, Target
+from pillarbox.store.api import Selection, Settlement, Store, Target
 from pillarbox.store.sqlite import files, migrate
 from pillarbox.store.sqlite.engine import init_home
 from pillarbox.store.sqlite.space import Space, space_left
@@ -231,6 +231,25 @@ def test_files_that_are_not_as_they_have_to_be_are_refused_case_008(engine: Engi
     db.close()
     with pytest.raises(Trouble):
         engine.run(_nothing)
+
+
+@pytest.mark.parametrize("name", ["spool", "directory"])
+@pytest.mark.parametrize(("where", "why"), [("pages", "checksum"), ("header", "file is not a database")])
+def test_a_damaged_database_is_called_so(engine: Engine, name: str, where: str, why: str) -> None:
+    engine.run(lambda store: filled(engine, store))
+    path = engine.home / f"{name}.db"
+    folded(path)
+    for offset in [0] if where == "header" else range(4096, path.stat().st_size, 4096):
+        garble(path, offset)
+
+    async def story(store: Store) -> None:
+        await store.directory.domains()
+        await store.directory.accounts()
+        await store.spool.trace("x")
+        await store.spool.peek(Selection())
+
+    with pytest.raises(Trouble, match=rf"{name}\.db is damaged \({why}\); restore it from a backup"):
+        engine.run(story)
 
 
 async def _nothing(store: Store) -> None:

@@ -39,10 +39,11 @@ def domain_remove(program: Program, args: argparse.Namespace) -> Answer:
 def user_add(program: Program, args: argparse.Namespace) -> Answer:
     quota = parse_size(args.quota) if args.quota else None
     if args.address == "-":
-        users = _read_users()
+        numbered = _read_users()
+        users = list(numbered.values())
         if len(users) >= MANY:  # a password costs a core about a third of a second
             print(f"hashing the passwords of {len(users)} users; this takes a while", file=sys.stderr)
-        made = with_admin(program, args, lambda admin: admin.add_users(users, quota))
+        made = with_admin(program, args, lambda admin: admin.add_users(users, quota, numbered))
         return Answer((f"{len(made)} users added",), [_as_value(account) for account in made])
     password = _read_password(args)
     account = with_admin(program, args, lambda admin: admin.add_user(args.address, password, quota))
@@ -122,19 +123,19 @@ def _read_password(args: argparse.Namespace) -> str:
     return password
 
 
-def _read_users() -> list[tuple[str, str]]:
-    """Lines `address password` of standard input, parted by spaces or tabs; empty ones are skipped.
+def _read_users() -> dict[int, tuple[str, str]]:
+    """Lines `address password` of standard input by their numbers, parted by spaces or tabs; empty ones are skipped.
 
     Raises CommandError.
     """
-    users: list[tuple[str, str]] = []
+    users: dict[int, tuple[str, str]] = {}
     for number, line in enumerate(sys.stdin, 1):
         if not line.strip():
             continue
         words = line.rstrip("\r\n").split(None, 1)
         if len(words) < 2:
-            raise CommandError(f"line {number} of standard input is not `address password`; nothing was changed", DATA)
-        users.append((words[0], words[1]))
+            raise CommandError(f"line {number}: this is not `address password`; nothing was changed", DATA)
+        users[number] = words[0], words[1]
     return users
 
 

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from pillarbox import __version__
 from pillarbox.cli.program import (
     CANNOT_CREATE,
     CONFIG,
@@ -126,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--home", type=Path, default=None, metavar="DIR", help=f"default: PILLARBOX_HOME, {DEFAULT_HOME}")
     top.add_argument("--config", default="", metavar="FILE", help="configuration (default: HOME/pillarbox.toml)")
     top.add_argument("--json", action="store_true", help="answer as JSON")
+    top.add_argument("--version", action="version", version=f"pillarbox {__version__}", help="which version this is")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_service(commands)
     _add_directory(commands)
@@ -180,7 +182,7 @@ def _add_directory(commands: Any) -> None:
     add.add_argument("--quota", default="", metavar="SIZE", help="such as 500M or 5G; 0: none")
     listing = _command(user, "list", "directory:user_list", "all users")
     listing.add_argument("--domain", default="")
-    listing.add_argument("--state", default="", choices=["", "active", "disabled", "removed"])
+    listing.add_argument("--state", default="", choices=["active", "disabled", "removed"])
     passwd = _command(user, "passwd", "directory:user_passwd", "a new password")
     passwd.add_argument("address")
     passwd.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
@@ -229,6 +231,6 @@ def _add_selection(made: argparse.ArgumentParser, needed: bool) -> None:
     made.add_argument("--domain", default="", help="of the recipients")
     made.add_argument("--sender", default="")
     made.add_argument("--recipient", default="")
-    made.add_argument("--state", default="", choices=["", "queued", "held"])
+    made.add_argument("--state", default="", choices=["queued", "held"])
     if needed:
         made.add_argument("--all", action="store_true", help="everything in the queue")

@@ -41,7 +41,11 @@ def queue_list(program: Program, args: argparse.Namespace) -> Answer:
     ]
     heads = ("ID", "STATE", "AGE", "SIZE", "SENDER", "RECIPIENT", "TRIES", "NEXT TRY", "LAST ANSWER")
     total = f"{counts.get('queued', 0)} queued, {counts.get('held', 0)} held, {counts.get('messages', 0)} messages"
-    lines = (*table(heads, rows), total) if rows else ("nothing waits",)
+    if rows:
+        lines = (*table(heads, rows), total)
+    else:
+        others = counts.get("queued", 0) + counts.get("held", 0)
+        lines = (f"nothing of that waits ({others} others do)" if others else "nothing waits",)
     return Answer(lines, {"jobs": [_as_value(job, message) for job, message in found], "counts": counts})
 
 
@@ -63,7 +67,18 @@ def queue_show(program: Program, args: argparse.Namespace) -> Answer:
 
 
 def queue_retry(program: Program, args: argparse.Namespace) -> Answer:
-    return _change(program, args, "due now", lambda opened, chosen: opened.store.spool.retry(chosen, time.time()))
+    held: list[str] = []
+
+    async def retry(opened: Opened, chosen: Selection) -> int:
+        if chosen.state != "queued":
+            held.extend(job.id.hex() for job, _ in await opened.store.spool.peek(replace(chosen, state="held")))
+        return await opened.store.spool.retry(chosen, time.time())
+
+    answer = _change(program, args, "due now", retry)
+    if not held:
+        return answer
+    line = f"{len(held)} held, and not tried: `pillarbox queue release` lets them go"
+    return replace(answer, lines=(*answer.lines, line), value={**answer.value, "held": len(held)})
 
 
 def queue_hold(program: Program, args: argparse.Namespace) -> Answer:
@@ -170,20 +185,27 @@ def _as_value(job: Job, message: Spooled) -> dict[str, Any]:
 
 
 def run_trace(program: Program, args: argparse.Namespace) -> Answer:
-    async def work(opened: Opened) -> list[TraceEvent]:
-        text = args.text.strip()
-        bare = text.removeprefix("<").removesuffix(">")
-        for form in dict.fromkeys((text, bare, f"<{bare}>")):  # Message-IDs are kept as they came, mostly without <>
-            if found := await opened.store.spool.trace(form, args.limit):
-                return found
-        if not _ID.fullmatch(bare.lower()):
-            return []
-        queued = await opened.store.spool.peek(Selection(jobs=(JobId(bytes.fromhex(bare)),)))
-        return await opened.store.spool.trace(queued[0][1].id.hex(), args.limit) if queued else []
+    async def work(opened: Opened) -> tuple[list[TraceEvent], float]:
+        return await _traced(opened, args), opened.settings.queue.trace_days
 
-    events = with_store(program, args, work)
-    lines = tuple(_event_lines(events)) or (f"nothing is known of {printable(args.text)} (events are kept for a time)",)
-    return Answer(lines, [_event_value(event) for event in events])
+    events, days = with_store(program, args, work)
+    if not events:
+        raise CommandError(
+            f"nothing is known of {printable(args.text)}; events are kept for {days:g} days (queue.trace_days)", NO_USER
+        )
+    return Answer(tuple(_event_lines(events)), [_event_value(event) for event in events])
+
+
+async def _traced(opened: Opened, args: argparse.Namespace) -> list[TraceEvent]:
+    text = args.text.strip()
+    bare = text.removeprefix("<").removesuffix(">")
+    for form in dict.fromkeys((text, bare, f"<{bare}>")):  # Message-IDs are kept as they came, mostly without <>
+        if found := await opened.store.spool.trace(form, args.limit):
+            return found
+    if not _ID.fullmatch(bare.lower()):
+        return []
+    queued = await opened.store.spool.peek(Selection(jobs=(JobId(bytes.fromhex(bare)),)))
+    return await opened.store.spool.trace(queued[0][1].id.hex(), args.limit) if queued else []
 
 
 def _event_lines(events: list[TraceEvent]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import hashlib
 import os
 import secrets
@@ -70,7 +71,12 @@ def run_try(program: Program, args: argparse.Namespace) -> Answer:
     program.make_home(home)
     # SQLite must not be open in a process that forks workers: what is set up is set up by a process of its own.
     run_apart(lambda: asyncio.run(_set_up(program, trial, config)))
-    return Answer(code=program.serve(home, config, say=_how_to_reach(trial)))
+    try:
+        return Answer(code=program.serve(home, config, say=_how_to_reach(trial)))
+    except CommandError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
+            raise CommandError(f"{error}; other ports: --port-offset N adds N to each", error.code) from error
+        raise
 
 
 def _write_config(path: Path, offset: int) -> None:

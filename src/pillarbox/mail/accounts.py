@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain, repeat
 from typing import Final
 
 from pillarbox.mail.route import Router
@@ -22,6 +23,7 @@ from pillarbox.model.settings import Settings
 from pillarbox.store.api import Alias, Selection, Signals, Store
 
 _FOLDERS_AT_ONCE: Final = 8
+_NOT_OURS: Final = "{0} is not a domain of this server: `pillarbox domain add {0}` makes it one"
 
 
 class BadInput(PillarboxError):
@@ -69,11 +71,23 @@ class Admin:
         """A new user with the standard mailboxes. Raises BadInput, Exists, NotFound (the domain)."""
         return (await self.add_users([(address, password)], quota_octets))[0]
 
-    async def add_users(self, users: Iterable[tuple[str, str]], quota_octets: int | None = None) -> list[Account]:
-        """Many new users as (address, password), all or none. Passwords are hashed on all cores. Raises as add_user."""
+    async def add_users(
+        self, users: Iterable[tuple[str, str]], quota_octets: int | None = None, lines: Iterable[int] = ()
+    ) -> list[Account]:
+        """Many new users as (address, password), all or none. Passwords are hashed on all cores. Raises as add_user;
+        the error begins with the line, if `lines` has one for each user."""
         quota = self._settings.default_quota_octets if quota_octets is None else quota_octets
-        wanted = [(_address(address), password) for address, password in users]
-        await self._check_new([address for address, _ in wanted])
+        wanted: list[tuple[Address, str]] = []
+        keys: set[str] = set()
+        for line, (address_text, password) in zip(chain(lines, repeat(0)), users, strict=False):
+            try:
+                address = _address(address_text)
+                await self._check_new(address, keys)
+                _check_password(password)
+            except (BadInput, Exists, NotFound) as error:
+                raise type(error)(f"line {line}: {error}" if line else str(error)) from error
+            wanted.append((address, password))
+            keys.add(address.key)
         secrets = await self._secrets([password for _, password in wanted])
         now_s = self._clock.now()
         accounts = [
@@ -166,7 +180,7 @@ class Admin:
         alias = Alias(_alias_address(address), tuple(dict.fromkeys(_address(target) for target in targets)))
         domain = alias.address.domain
         if domain and not await self._directory.is_local_domain(domain):
-            raise NotFound(f"{domain} is not a domain of this server")
+            raise NotFound(_NOT_OURS.format(domain))
         if domain and alias.address.local and await self._directory.account(alias.address) is not None:
             raise Exists(f"{alias.address} is a user; an alias cannot have the same address")
         await self._directory.add_alias(alias)
@@ -188,26 +202,24 @@ class Admin:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    async def _check_new(self, addresses: Sequence[Address]) -> None:
-        """Tell what is wrong before any work is done; the directory has the last word."""
+    async def _check_new(self, address: Address, others: Collection[str]) -> None:
+        """Tell what is wrong before any work is done; the directory has the last word. `others` are added with it."""
         separator = self._settings.detail_separator
-        keys: set[str] = set()
-        for address in addresses:
-            if separator and separator in address.local[1:]:
-                raise BadInput(f"{address}: what follows {separator!r} is a detail, no part of a user's name")
-            if address.key in keys or await self._directory.account(address) is not None:
-                raise Exists(f"there is a user {address}")
-            if not await self._directory.is_local_domain(address.domain):
-                raise NotFound(f"{address.domain} is not a domain of this server")
-            keys.add(address.key)
+        if separator and separator in address.local[1:]:
+            raise BadInput(f"{address}: what follows {separator!r} is a detail, no part of a user's name")
+        if address.key in others:
+            raise Exists(f"{address} stands here twice")
+        if await self._directory.account(address) is not None:
+            raise Exists(f"there is a user {address}: `pillarbox user passwd {address}` changes the password")
+        if await self._directory.alias(address) is not None:
+            raise Exists(f"{address} is an alias: `pillarbox alias remove {address}` makes the address free")
+        if not await self._directory.is_local_domain(address.domain):
+            raise NotFound(_NOT_OURS.format(address.domain))
 
     async def _secrets(self, passwords: Sequence[str]) -> list[Secret]:
         """Verifiers, made in parallel: the hash releases the interpreter's lock. Raises BadInput."""
         for password in passwords:
-            try:
-                prepare_password(password)
-            except ValueError as error:
-                raise BadInput(str(error)) from error
+            _check_password(password)
         iterations = self._settings.scram_iterations
         turns = asyncio.Semaphore(os.cpu_count() or 1)
 
@@ -242,6 +254,14 @@ def _address(text: str) -> Address:
     if address is None:
         raise BadInput(f"{text!r} is not an address")
     return address
+
+
+def _check_password(password: str) -> None:
+    """Raises BadInput."""
+    try:
+        prepare_password(password)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
 
 
 def _alias_address(text: str) -> Address:

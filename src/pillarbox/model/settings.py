@@ -72,19 +72,19 @@ class Limits:
     junk_commands: int = 100
     """NOOP, RSET, VRFY and the like in one SMTP session."""
     recipients: int = 1000
-    """Recipients of one message."""
+    """Recipients of one message. At least 100."""
     messages_per_session: int = 100
-    """Messages in one SMTP session."""
+    """Messages in one SMTP session. At least 1."""
     message_octets: int = 50 * 1024 * 1024
-    """Largest message (announced as SIZE)."""
+    """Largest message (announced as SIZE). At least 65,536."""
     smtp_line_octets: int = 2048
-    """Longest SMTP command."""
+    """Longest SMTP command. At least 512."""
     auth_line_octets: int = 12288
-    """Longest line of an AUTH exchange."""
+    """Longest line of an AUTH exchange. At least 12,288."""
     content_line_octets: int = 65536
-    """Longest line of a message."""
+    """Longest line of a message. At least 1,000."""
     received_hops: int = 100
-    """Received fields after which a message is taken to be in a loop."""
+    """Received fields after which a message is taken to be in a loop. At least 1."""
     auth_failures_per_session: int = 3
     """Failed logins in a session, after which it is closed."""
     auth_failures_per_minute: int = 10
@@ -92,15 +92,15 @@ class Limits:
     auth_failures_per_day: int = 50
     """Failed logins a day from one address (×3 and ×9 for its networks)."""
     login_workers: int = 2
-    """Password checks at once in one process."""
+    """Password checks at once in one process. At least 1."""
     login_queue: int = 64
     """Password checks that may wait for those; more are refused for now."""
     login_cache_s: float = 300.0
     """How long a verified login is remembered, so that polling clients cost nothing; 0 turns it off."""
     imap_idle_s: float = 1800.0
-    """An IMAP session that says nothing for so long is closed (RFC 3501 §5.4: not under 30 minutes)."""
+    """An IMAP session that says nothing for so long is closed (RFC 3501 §5.4: not under 30 minutes). At least 1,800."""
     pop3_idle_s: float = 600.0
-    """The same for POP3 (RFC 1939 §3: not under 10 minutes)."""
+    """The same for POP3 (RFC 1939 §3: not under 10 minutes). At least 600."""
     imap_line_preauth_octets: int = 8192
     """Longest IMAP command before login."""
     imap_line_octets: int = 65536
@@ -112,9 +112,9 @@ class Limits:
     imap_depth: int = 32
     """Nesting of parentheses in an IMAP command."""
     mailboxes: int = 10000
-    """Mailboxes of one account."""
+    """Mailboxes of one account. A change needs a restart."""
     write_buffer_octets: int = 65536
-    """Octets that wait for an SMTP client to read them; IMAP has four times that, POP3 128 KiB."""
+    """Octets that wait for an SMTP client to read them; IMAP has four times that, POP3 128 KiB. At least 32,768."""
     write_stall_s: float = 60.0
     """A client that reads nothing for so long is closed."""
     submission_messages_per_hour: int = 200
@@ -130,7 +130,8 @@ class Limits:
     octets_per_ip_minute: int = 1000 * 1024 * 1024
     """Octets of messages a minute from one address."""
     open_accounts: int = 2000
-    """Account files a process keeps open, at most; fewer where memory or descriptors are few."""
+    """Account files a process keeps open, at most; fewer where memory or descriptors are few. A change needs a
+    restart. At least 4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +141,15 @@ class Queue:
     lifetime_s: float = 5 * 86400.0
     """After this a message that could not be delivered is returned."""
     first_retry_s: float = 300.0
-    """Delay after the first failure; it doubles with each, with some jitter."""
+    """Delay after the first failure; it doubles with each, with some jitter. At least 1."""
     max_retry_s: float = 4 * 3600.0
-    """The longest delay between two tries."""
+    """The longest delay between two tries. At least 1."""
     delay_notice_s: float = 4 * 3600.0
     """When the sender is told that a message is delayed; 0: never."""
     per_destination: int = 20
-    """Deliveries at once to one destination."""
+    """Deliveries at once to one destination. At least 1."""
     concurrency: int = 100
-    """Deliveries at once to other hosts, all together."""
+    """Deliveries at once to other hosts, all together. At least 1."""
     trace_days: float = 30.0
     """How long events are kept for `pillarbox trace`."""
 
@@ -200,7 +201,7 @@ class Tls:
     certificate: str = ""
     """PEM file with the certificate chain; empty: a self-signed one is made in the home."""
     key: str = ""
-    """PEM file with the private key (mode 600)."""
+    """PEM file with the private key (mode 600). Empty: the certificate's file has the key, too."""
     min_version: str = "1.2"
     """"1.2" or "1.3"."""
 
@@ -210,7 +211,7 @@ class Logging:
     """Logs and metrics."""
 
     level: str = "info"
-    """debug, info, warning or error."""
+    """debug, info, warning or error. A change needs a restart."""
     format: str = "auto"
     """json, text, or auto: text on a terminal, else json."""
     file: str = ""
@@ -226,9 +227,9 @@ class Settings:
     postmaster: str = ""
     """Who reads mail for postmaster and abuse of every domain, and for bare postmaster."""
     workers: int = 0
-    """Front processes; 0: one per core; 1: everything in one process."""
+    """Front processes; 0: one per core; 1: everything in one process. A change needs a restart. At most 256."""
     user: str = ""
-    """Whom to become after binding, when started as root."""
+    """Whom to become after binding, when started as root. A change needs a restart."""
     detail_separator: str = "+"
     """ada+anything@ reaches ada@; empty: off."""
     trusted_networks: tuple[str, ...] = ()
@@ -236,11 +237,11 @@ class Settings:
     relay_networks: tuple[str, ...] = ()
     """Networks that may send to other domains without a login."""
     scram_iterations: int = 600_000
-    """Work to check a password, for new passwords."""
+    """Work to check a password, for new passwords. From 4,096 to 5,000,000."""
     default_quota_octets: int = 0
     """Quota of new accounts; 0: none."""
     listeners: tuple[Listener, ...] = ()
-    """What to listen on; empty: the standard ports on all addresses."""
+    """What to listen on; empty: the standard ports on all addresses. A change needs a restart."""
     limits: Limits = field(default_factory=Limits)
     queue: Queue = field(default_factory=Queue)
     outbound: Outbound = field(default_factory=Outbound)

@@ -203,7 +203,11 @@ def _welcome(session: ImapSession, tag: bytes, account: Account) -> None:
     session.account = account
     session.core.logged_in()
     session.service.log.info(
-        "imap login", account=str(account.id), peer=session.policy.peer, tls=session.policy.tls or "none"
+        "login",
+        protocol="imap",
+        peer=session.policy.peer,
+        account=str(account.id),
+        tls=session.policy.tls or "none",
     )
     session.ok(tag, b"Welcome.", b"CAPABILITY " + session.capabilities())
 

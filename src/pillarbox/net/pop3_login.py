@@ -87,7 +87,7 @@ async def log_in(
     finally:
         if lock and opened is None:
             lock.release()
-    service.log.info("login", protocol="pop3", peer=session.peer, account=account.id, tls=session.tls)
+    service.log.info("login", protocol="pop3", peer=session.peer, account=account.id, tls=session.tls or "none")
     return core.welcome(maildrop), opened
 
 

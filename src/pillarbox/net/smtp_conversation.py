@@ -20,6 +20,7 @@ from pillarbox.model.mailbox import Account
 from pillarbox.model.outcome import Delivered, Outcome
 from pillarbox.model.status import Status
 from pillarbox.protocol.sasl import Authenticated, CheckPassword, GetVerifier
+from pillarbox.protocol.smtp.content import Defect
 from pillarbox.protocol.smtp.events import (
     Answered,
     Auth,
@@ -44,6 +45,15 @@ if TYPE_CHECKING:
 _TROUBLE: Final = Status(4, 3, 0)
 _ACCEPTED: Final = Status(2, 0, 0)
 _WRONG: Final = Status(5, 7, 8)
+_MALFORMED: Final = Status(5, 6, 0)
+_DEFECT_RULES: Final = {
+    Defect.TOO_BIG: "message-size",
+    Defect.NUL: "nul",
+    Defect.LONG_LINE: "content-line",
+    Defect.BARE_LF: "bare-newline",
+    Defect.BARE_CR: "bare-newline",
+}
+"""What the log calls them; the first one counts."""
 _STAGES: Final = {Auth: Stage.AUTH, Mail: Stage.MAIL, Rcpt: Stage.RCPT, Data: Stage.DATA, ContentEnd: Stage.CONTENT}
 
 
@@ -124,6 +134,10 @@ class SmtpConversation:
             refusal = event.refusal or self._content_failure
             if refusal is None:
                 return None
+            if event.refusal is not None and event.defects:  # otherwise it was said, and logged, before
+                rule = next(rule for defect, rule in _DEFECT_RULES.items() if defect in event.defects)
+                status = event.refusal.status or _MALFORMED
+                log_refusal(self._service, self._session, Stage.CONTENT, Refused(status, rule))
             self.forget_transaction()
             return smtp.reply(refusal)
         if kind is Reset:
@@ -265,6 +279,10 @@ class SmtpConversation:
         except Refused:
             self._session.account = None
             raise
+        session = self._session
+        self._service.log.info(
+            "login", protocol=session.protocol, peer=session.peer, account=str(account.id), tls=session.tls or "none"
+        )
         return self._smtp.reply(AUTH_OK)
 
     async def _end_scram(self, question: object) -> bytes:

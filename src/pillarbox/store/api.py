@@ -453,7 +453,8 @@ class Spool(Protocol):
         """The content with its data. Raises NotFound."""
 
     async def trace(self, text: str, limit: int = 1000) -> list[TraceEvent]:
-        """Events of messages whose Message-ID, spool id (hexadecimal), sender or recipient is `text`, oldest first."""
+        """Events of messages whose Message-ID, spool id (hexadecimal), sender or recipient is `text`, oldest first. A
+        recipient is found by the address that led to it (an alias), too."""
 
     async def sweep(self, now_s: float, trace_days: float) -> None:
         """Drop trace events that are too old; called by the mover."""

@@ -107,6 +107,8 @@ def as_trouble(error: BaseException, what: str, account: bool = False) -> BaseEx
     if isinstance(error, PillarboxError) or not isinstance(error, (apsw.Error, OSError)):
         return error
     text = f"{what}: {type(error).__name__}: {error}"
+    if damage := _damage(error):
+        text = f"{what} is damaged ({damage}); restore it from a backup"
     meant: PillarboxError
     if isinstance(error, OSError):
         meant = system_trouble(error, what)
@@ -118,3 +120,10 @@ def as_trouble(error: BaseException, what: str, account: bool = False) -> BaseEx
         meant = Trouble(text)
     meant.__cause__ = error
     return meant
+
+
+def _damage(error: BaseException) -> str:
+    """What shows that the file itself is damaged, not the way to it; empty where nothing does."""
+    if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
+        return "checksum"  # the VFS that looks at them found it wrong
+    return str(error) if isinstance(error, (apsw.CorruptError, apsw.NotADBError)) else ""

@@ -101,10 +101,14 @@ def unpack_events(packed: bytes) -> list[TraceEvent]:
     return [TraceEvent(at_s, SpoolId(sid), *rest) for at_s, sid, *rest in _decode(packed)]
 
 
+def event_names(event: TraceEvent) -> tuple[str, ...]:
+    """The texts that an event can be found by; some are empty. `original` is the address that led to the recipient."""
+    return event.spool_id.hex(), event.recipient, event.message_id, event.sender, event.fields.get("original", "")
+
+
 def event_keys(event: TraceEvent) -> set[int]:
-    """Hashes of the texts that an event can be found by."""
-    texts = (event.spool_id.hex(), event.recipient, event.message_id, event.sender)
-    return {text_key(text) for text in texts if text}
+    """Hashes of those texts."""
+    return {text_key(text) for text in event_names(event) if text}
 
 
 def text_key(text: str) -> int:

@@ -7,7 +7,7 @@ from typing import Final
 from pillarbox.store.api import TraceEvent
 from pillarbox.store.sqlite import bulk
 from pillarbox.store.sqlite.files import Db
-from pillarbox.store.sqlite.spool_rows import event_keys, pack_events, text_key, unpack_events
+from pillarbox.store.sqlite.spool_rows import event_keys, event_names, pack_events, text_key, unpack_events
 
 BATCH: Final = 50
 """Commits, or events to be dropped, that one transaction handles: accepting waits for its end."""
@@ -35,8 +35,7 @@ def find(db: Db, text: str, limit: int) -> list[TraceEvent]:
     spool_ids: dict[bytes, None] = {}
     found: list[TraceEvent] = []
     for event in _with_key(db, text_key(text), limit):
-        named = (event.spool_id.hex(), event.recipient, event.message_id, event.sender)
-        if not any(name.casefold() == folded for name in named):
+        if not any(name.casefold() == folded for name in event_names(event)):
             continue
         if event.spool_id:
             spool_ids[event.spool_id] = None
