@@ -149,6 +149,37 @@ def test_users_from_adding_to_restoring(shell: Shell) -> None:
     assert shell("domain", "remove", "example.org").code == 73
 
 
+def test_a_removed_user_whose_address_was_given_away_comes_back_by_the_folder(shell: Shell) -> None:
+    first = shell.ok("user", "add", "ada@example.org", "--password-stdin", stdin="first\n")
+    shell.ok("user", "remove", "ada@example.org")
+    said = shell("user", "add", "Ada@example.org", "--password-stdin", stdin="second\n")
+    assert said.code == 0 and f"`pillarbox user restore {first['id']}` brings it back" in said.out
+    said = shell("user", "restore", "ada@example.org")
+    assert said.code == 73 and "`pillarbox user remove ada@example.org`" in said.err and first["id"] in said.err
+    second = next(user for user in shell.ok("user", "list") if user["state"] == "active")
+    assert shell("user", "restore", second["id"]).code == 65
+    assert shell("user", "restore", "nofolder").code == 67
+
+    shell.ok("user", "remove", "ada@example.org")
+    said = shell("user", "restore", "ada@example.org")
+    assert said.code == 65 and "2 users ada@example.org were removed" in said.err
+    assert first["id"] in said.err and second["id"] in said.err
+    assert {user["state"] for user in shell.ok("user", "list")} == {"removed"}
+    assert shell.ok("user", "restore", first["id"])["id"] == first["id"]
+    assert secret_is(shell.home, Address("ada", "example.org"), "first")
+    third = shell.ok("user", "add", "-", stdin="bob@example.org x\n")
+    assert third[0]["in_trash"] == []
+
+
+def test_a_removed_user_is_not_restored_over_an_alias(shell: Shell) -> None:
+    shell.ok("user", "add", "ada@example.org", "--password-stdin", stdin="x\n")
+    shell.ok("user", "remove", "ada@example.org")
+    shell.ok("alias", "add", "ada@example.org", "x@elsewhere.example")
+    said = shell("user", "restore", "ada@example.org")
+    assert said.code == 73 and "`pillarbox alias remove ada@example.org`" in said.err
+    assert len(list((shell.home / "trash").iterdir())) == 1
+
+
 def secret_is(home: Path, address: Address, password: str) -> bool:
     async def work() -> bool:
         async with Pillarbox().opened(home, read_settings(home / "pillarbox.toml")) as opened:
