@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+import pillarbox
 from pillarbox.app import Pillarbox
 from pillarbox.cli.main import parser
 from pillarbox.config import read_settings
@@ -100,6 +104,29 @@ def test_a_mistake_in_the_configuration_is_exit_78_with_the_line(shell: Shell) -
     assert said.code == 78
     assert f"{path}:2: worker: there is no such setting; did you mean `workers`?" in said.err
     assert said.value["code"] == 78
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize(
+    "words", [("user", "list"), ("init", "--hostname", "h.example", "--postmaster", "a@h.example")]
+)
+def test_an_owner_who_cannot_read_the_program_is_told_so(words: tuple[str, ...]) -> None:
+    """A package in a folder that only root can read; Python itself is in one as well on some machines."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        folder = Path(name)
+        folder.chmod(0o711)
+        closed, home = folder / "closed", folder / "home"
+        shutil.copytree(Path(pillarbox.__file__).parent, closed / "pillarbox")
+        closed.chmod(0o700)
+        home.mkdir(mode=0o700)
+        os.chown(home, 65534, 65534)
+        command = [sys.executable, "-m", "pillarbox", "--home", str(home), *words]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(closed)})
+        assert done.returncode == 78 and "Traceback" not in done.stderr
+        assert re.match(
+            r"pillarbox: \S+ cannot read \S.* at /\S+: make the environment with a Python that", done.stderr
+        )
+        assert not list(home.iterdir())
 
 
 # --- init -----------------------------------------------------------------------------------------------------------

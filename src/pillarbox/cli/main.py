@@ -92,13 +92,13 @@ def _failed(error: Exception, as_json: bool) -> int:
 
 
 def _exit_code(error: Exception) -> int:
+    if isinstance(error, CommandError):  # first: what follows may be closed to the user whom we became
+        return error.code
     from pillarbox.config import ConfigError
     from pillarbox.mail.accounts import BadInput
     from pillarbox.model.errors import Exists, NoSuchAccount, NotFound, Trouble
 
     match error:
-        case CommandError():
-            return error.code
         case ConfigError():
             return CONFIG
         case BadInput():

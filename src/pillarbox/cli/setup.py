@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pillarbox.cli.program import CANNOT_CREATE, DATA, Answer, CommandError, Program, config_path
-from pillarbox.cli.session import become_owner
+from pillarbox.cli.session import become, become_owner
 from pillarbox.config import parse_settings
 from pillarbox.model.address import canonical_domain, parse_address
-from pillarbox.net.supervisor import drop_root, machine_name, user_name
+from pillarbox.net.supervisor import machine_name, user_name
 from pillarbox.settings_text import configuration_text
 
 USUAL_USER: Final = "pillarbox"
@@ -86,7 +86,7 @@ def _become_owner(home: Path, user: str) -> str:
         home.rmdir()
         raise CommandError(f"there is no user {user}. `useradd --system {user}` makes one.", DATA) from None
     os.chown(home, wanted.pw_uid, wanted.pw_gid)
-    drop_root(wanted.pw_uid, wanted.pw_gid)
+    become(wanted.pw_uid, wanted.pw_gid)
     return wanted.pw_name
 
 
