@@ -142,6 +142,35 @@ def test_init_makes_a_home_and_never_overwrites(bare: Shell) -> None:
     assert said.code == 73 and path.read_bytes() == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_init_as_root_without_a_user_to_become_tells_how_to_make_one(bare: Shell) -> None:
+    bare.patch.setattr("pillarbox.cli.setup.USUAL_USER", "nosuch")
+    said = bare("init", "--hostname", "mail.example.org", "--postmaster", "ada@example.org")
+    assert said.code == 0 and f"useradd --system --home-dir {bare.home} nosuch && chown -R nosuch" in said.out
+
+
+def test_init_completes_a_home_whose_databases_were_never_made(shell: Shell) -> None:
+    before = (shell.home / "pillarbox.toml").read_bytes()
+    (shell.home / "directory.db").unlink()
+    said = shell("domain", "list")
+    assert said.code == 75 and "init" in said.err
+    assert shell("init", "--hostname", "h.example", "--postmaster", "x@h.example").code == 0
+    assert (shell.home / "pillarbox.toml").read_bytes() == before
+    shell.ok("domain", "add", "example.org")
+    (shell.home / "pillarbox.toml").unlink()
+    assert shell("init", "--hostname", "h.example", "--postmaster", "x@h.example").code == 0
+    assert shell.ok("domain", "list") == [{"domain": "example.org"}]
+
+
+def test_a_database_that_went_missing_is_never_made_anew(shell: Shell) -> None:
+    shell.ok("user", "add", "ada@example.org", "--password-stdin", stdin="x\n")
+    (shell.home / "directory.db").unlink()
+    for words in (("domain", "list"), ("init", "--hostname", "h.example", "--postmaster", "x@h.example")):
+        said = shell(*words)
+        assert said.code == 75 and "directory.db is missing: bring it back from a backup" in said.err, words
+    assert not (shell.home / "directory.db").exists()
+
+
 def test_init_wants_a_postmaster(bare: Shell) -> None:
     said = bare("init", "--hostname", "mail.example.org")
     assert said.code == 64 and "--postmaster" in said.err and not bare.home.exists()
