@@ -365,6 +365,15 @@ def test_check_names_what_is_wrong(shell: Shell) -> None:
     assert said.code == 78 and f"{shell.home}: mode 0705" in said.out
 
 
+def test_check_warns_of_a_postmaster_who_is_nobody(shell: Shell) -> None:
+    shell.ok("user", "add", "bob@example.org", "--password-stdin", stdin="x\n")
+    said = shell("check", "--no-dns")
+    words = "postmaster: ada@example.org is no user or alias; until then bob@example.org reads it"
+    assert f"warning  {words}\n" in said.out
+    shell.ok("alias", "add", "ada@example.org", "bob@example.org")
+    assert words not in shell("check", "--no-dns").out
+
+
 def test_reload_tells_of_a_certificate_that_cannot_be_used(shell: Shell) -> None:
     edit(shell.home / "pillarbox.toml", lambda text: text.replace("[tls]\n", '[tls]\ncertificate = "none.pem"\n'))
     said = shell("reload")

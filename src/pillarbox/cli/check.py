@@ -141,6 +141,11 @@ async def _directory(opened: Opened) -> AsyncIterator[Finding]:
             if not found.places:
                 text = "reaches nobody: set `postmaster` in the configuration to an address that does"
                 yield Finding("error", f"{role}@{domain}".rstrip("@"), text)
+    stand_in = (await router.resolve(Address("postmaster", ""))).places
+    if settings.postmaster and stand_in and not await router.knows_postmaster():
+        readers = ", ".join(str(place.account.address if place.account else place.address) for place in stand_in)
+        text = f"{settings.postmaster} is no user or alias; until then {readers} reads it"
+        yield Finding("warning", "postmaster", text)
     admin = Admin(opened.store, SystemClock(), os.urandom, settings)
     for alias in await directory.aliases():
         for target in await admin.dead_targets(alias):
