@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+import pillarbox
 from pillarbox.app import Pillarbox
 from pillarbox.cli.main import main, parser
 from pillarbox.config import read_settings
@@ -113,6 +117,29 @@ def test_a_mistake_in_the_configuration_is_exit_78_with_the_line(shell: Shell) -
     assert said.value["code"] == 78
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize(
+    "words", [("user", "list"), ("init", "--hostname", "h.example", "--postmaster", "a@h.example")]
+)
+def test_an_owner_who_cannot_read_the_program_is_told_so(words: tuple[str, ...]) -> None:
+    """A package in a folder that only root can read; Python itself is in one as well on some machines."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        folder = Path(name)
+        folder.chmod(0o711)
+        closed, home = folder / "closed", folder / "home"
+        shutil.copytree(Path(pillarbox.__file__).parent, closed / "pillarbox")
+        closed.chmod(0o700)
+        home.mkdir(mode=0o700)
+        os.chown(home, 65534, 65534)
+        command = [sys.executable, "-m", "pillarbox", "--home", str(home), *words]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(closed)})
+        assert done.returncode == 78 and "Traceback" not in done.stderr
+        assert re.match(
+            r"pillarbox: \S+ cannot read \S.* at /\S+: make the environment with a Python that", done.stderr
+        )
+        assert not list(home.iterdir())
+
+
 # --- init -----------------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +151,35 @@ def test_init_makes_a_home_and_never_overwrites(bare: Shell) -> None:
     assert bare.home.stat().st_mode & 0o777 == 0o700
     said = bare("init", "--hostname", "other.example.org", "--postmaster", "bob@example.org")
     assert said.code == 73 and path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_init_as_root_without_a_user_to_become_tells_how_to_make_one(bare: Shell) -> None:
+    bare.patch.setattr("pillarbox.cli.setup.USUAL_USER", "nosuch")
+    said = bare("init", "--hostname", "mail.example.org", "--postmaster", "ada@example.org")
+    assert said.code == 0 and f"useradd --system --home-dir {bare.home} nosuch && chown -R nosuch" in said.out
+
+
+def test_init_completes_a_home_whose_databases_were_never_made(shell: Shell) -> None:
+    before = (shell.home / "pillarbox.toml").read_bytes()
+    (shell.home / "directory.db").unlink()
+    said = shell("domain", "list")
+    assert said.code == 75 and "init" in said.err
+    assert shell("init", "--hostname", "h.example", "--postmaster", "x@h.example").code == 0
+    assert (shell.home / "pillarbox.toml").read_bytes() == before
+    shell.ok("domain", "add", "example.org")
+    (shell.home / "pillarbox.toml").unlink()
+    assert shell("init", "--hostname", "h.example", "--postmaster", "x@h.example").code == 0
+    assert shell.ok("domain", "list") == [{"domain": "example.org"}]
+
+
+def test_a_database_that_went_missing_is_never_made_anew(shell: Shell) -> None:
+    shell.ok("user", "add", "ada@example.org", "--password-stdin", stdin="x\n")
+    (shell.home / "directory.db").unlink()
+    for words in (("domain", "list"), ("init", "--hostname", "h.example", "--postmaster", "x@h.example")):
+        said = shell(*words)
+        assert said.code == 75 and "directory.db is missing: bring it back from a backup" in said.err, words
+    assert not (shell.home / "directory.db").exists()
 
 
 def test_init_wants_a_postmaster(bare: Shell) -> None:
@@ -158,6 +214,37 @@ def test_users_from_adding_to_restoring(shell: Shell) -> None:
     shell.ok("user", "quota", "ada@example.org", "0")
     assert shell.ok("user", "list", "--domain", "example.org", "--state", "active")[0]["quota_octets"] == 0
     assert shell("domain", "remove", "example.org").code == 73
+
+
+def test_a_removed_user_whose_address_was_given_away_comes_back_by_the_folder(shell: Shell) -> None:
+    first = shell.ok("user", "add", "ada@example.org", "--password-stdin", stdin="first\n")
+    shell.ok("user", "remove", "ada@example.org")
+    said = shell("user", "add", "Ada@example.org", "--password-stdin", stdin="second\n")
+    assert said.code == 0 and f"`pillarbox user restore {first['id']}` brings it back" in said.out
+    said = shell("user", "restore", "ada@example.org")
+    assert said.code == 73 and "`pillarbox user remove ada@example.org`" in said.err and first["id"] in said.err
+    second = next(user for user in shell.ok("user", "list") if user["state"] == "active")
+    assert shell("user", "restore", second["id"]).code == 65
+    assert shell("user", "restore", "nofolder").code == 67
+
+    shell.ok("user", "remove", "ada@example.org")
+    said = shell("user", "restore", "ada@example.org")
+    assert said.code == 65 and "2 users ada@example.org were removed" in said.err
+    assert first["id"] in said.err and second["id"] in said.err
+    assert {user["state"] for user in shell.ok("user", "list")} == {"removed"}
+    assert shell.ok("user", "restore", first["id"])["id"] == first["id"]
+    assert secret_is(shell.home, Address("ada", "example.org"), "first")
+    third = shell.ok("user", "add", "-", stdin="bob@example.org x\n")
+    assert third[0]["in_trash"] == []
+
+
+def test_a_removed_user_is_not_restored_over_an_alias(shell: Shell) -> None:
+    shell.ok("user", "add", "ada@example.org", "--password-stdin", stdin="x\n")
+    shell.ok("user", "remove", "ada@example.org")
+    shell.ok("alias", "add", "ada@example.org", "x@elsewhere.example")
+    said = shell("user", "restore", "ada@example.org")
+    assert said.code == 73 and "`pillarbox alias remove ada@example.org`" in said.err
+    assert len(list((shell.home / "trash").iterdir())) == 1
 
 
 def secret_is(home: Path, address: Address, password: str) -> bool:
@@ -309,6 +396,15 @@ def test_check_names_what_is_wrong(shell: Shell) -> None:
     shell.home.chmod(0o705)
     said = shell("check", "--no-dns")
     assert said.code == 78 and f"{shell.home}: mode 0705" in said.out
+
+
+def test_check_warns_of_a_postmaster_who_is_nobody(shell: Shell) -> None:
+    shell.ok("user", "add", "bob@example.org", "--password-stdin", stdin="x\n")
+    said = shell("check", "--no-dns")
+    words = "postmaster: ada@example.org is no user or alias; until then bob@example.org reads it"
+    assert f"warning  {words}\n" in said.out
+    shell.ok("alias", "add", "ada@example.org", "bob@example.org")
+    assert words not in shell("check", "--no-dns").out
 
 
 def test_reload_tells_of_a_certificate_that_cannot_be_used(shell: Shell) -> None:

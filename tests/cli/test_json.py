@@ -6,7 +6,7 @@ import json
 
 from pillarbox.cli.main import parser
 
-from .conftest import Shell
+from .conftest import Shell, edit
 
 STORY: list[tuple[int, str, str]] = [
     (0, "version", ""),
@@ -39,6 +39,7 @@ STORY: list[tuple[int, str, str]] = [
     (0, "user remove ada@example.org", ""),
     (0, "user remove bob@example.org", ""),
 ]
+LISTENER = '\n[[listeners]]\nprotocol = "smtp"\naddress = "127.0.0.1"\nport = 1\n'
 RUNS_ON = {"serve", "try"}
 NOTHING_THERE = {"queue show", "domain remove"}
 """Told of elsewhere; here they have nothing to do."""
@@ -62,5 +63,7 @@ def test_every_command_answers_json(bare: Shell) -> None:
         assert said.code == code, (line, said.out, said.err)
         value = json.loads(said.out)
         assert code == 0 or value["error"], line
+        if words[0] == "init":  # `check` answers 0 for root, too, where others cannot reach the server
+            edit(bare.home / "pillarbox.toml", lambda text: text + LISTENER)
         told |= {" ".join(words[:2]), words[0]}
     assert commands() - told == RUNS_ON | NOTHING_THERE

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import poplib
 import re
 import signal
 import smtplib
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -164,6 +167,13 @@ def test_workers_end_with_a_killed_supervisor(shell: Shell) -> None:
         assert server.stop() == 0
 
 
+def refused_by_check(shell: Shell) -> list[str]:
+    """For which `check` says that the server will not start."""
+    said = shell("check", "--no-dns", "--json")
+    assert said.code == 78
+    return [finding["text"] for finding in said.value if finding["about"] == "start"]
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +184,7 @@ def test_case_229_root_is_refused_on_an_address_that_is_not_loopback(shell: Shel
     edit(shell.home / "pillarbox.toml", lambda text: text + listener)
     said = shell("serve")
     assert said.code == 78 and f"0.0.0.0 port {port}" in said.err and "`user`" in said.err
+    assert refused_by_check(shell) == [said.err.removeprefix("pillarbox: ").strip()]
 
 
 @needs_root
@@ -182,8 +193,73 @@ def test_a_user_who_does_not_own_the_home_or_does_not_exist_is_refused(shell: Sh
     edit(path, lambda text: text.replace('# user = ""', 'user = "nobody"'))
     said = shell("serve")
     assert said.code == 78 and f"chown -R nobody {shell.home}" in said.err
+    assert refused_by_check(shell) == [said.err.removeprefix("pillarbox: ").strip()]
     edit(path, lambda text: text.replace('user = "nobody"', 'user = "no-such-user"'))
-    assert shell("serve").code == 78
+    said = shell("serve")
+    assert said.code == 78 and refused_by_check(shell) == [said.err.removeprefix("pillarbox: ").strip()]
+
+
+def test_a_log_that_cannot_be_written_is_told_by_check_and_by_serve(shell: Shell) -> None:
+    host = Host(shell, workers=1)
+    for file, why in (("none/log", "there is no such folder"), ("accounts", "it is a folder")):
+        path = shell.home / file
+        edit(host.config, lambda text, path=path: re.sub(r'(?m)^(# )?file = ".*"$', f'file = "{path}"', text))
+        [refusal] = refused_by_check(shell)
+        assert refusal == f"log.file: cannot write the log to {path}: {why}"
+        with started(*host.serve()) as server:
+            server.until(refusal)
+            server.process.wait(timeout=30)
+            assert server.process.returncode == 78
+    assert not (shell.home / "none").exists()
+
+
+CHECK_AS_OWNER = """
+import sys
+import importlib.readers, pillarbox.app.server, pillarbox.cli.check, pillarbox.cli.session as session
+# all that the owner might be unable to read is loaded now
+session.become = session.drop_root
+sys.exit(pillarbox.cli.main.main(pillarbox.app.Pillarbox(), sys.argv[1:]))
+"""
+
+
+def test_a_server_never_makes_a_directory_anew_where_there_are_accounts(shell: Shell) -> None:
+    host = Host(shell, workers=1)
+    (host.home / "directory.db").unlink()
+    with started(*host.serve()) as server:
+        server.until("directory.db is missing: bring it back from a backup")
+        assert server.process.wait(timeout=30) == 75
+    assert not (host.home / "directory.db").exists()
+
+
+@needs_root
+def test_check_as_root_sees_a_port_below_1024_that_is_taken(shell: Shell) -> None:
+    """Though the owner of the home, whom it becomes, could not listen there."""
+    listener = '\n[[listeners]]\nprotocol = "smtp"\naddress = "127.0.0.1"\nport = {}\n'
+    with socket.socket() as taken, socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        port, other = bind_below_1024(taken, 1023), bind_below_1024(free, 900)
+        free.close()
+        taken.listen()
+        edit(shell.home / "pillarbox.toml", lambda text: text + listener.format(port) + listener.format(other))
+        os.chmod(folder, 0o711)
+        home = shell.home.rename(Path(folder) / "home")
+        for path in (home, *home.rglob("*")):
+            os.chown(path, 65534, 65534)
+        command = [sys.executable, "-c", CHECK_AS_OWNER, "--home", str(home), "--json", "check", "--no-dns"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 78, done.stderr
+        levels = {finding["about"]: finding["level"] for finding in json.loads(done.stdout)}
+    assert levels[f"port {port} on 127.0.0.1"] == "error" and levels[f"port {other} on 127.0.0.1"] == "ok"
+
+
+def bind_below_1024(sock: socket.socket, port: int) -> int:
+    """Bind to this port or the next one below that is free; which it is."""
+    while True:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            port -= 1
+        else:
+            return port
 
 
 @needs_root

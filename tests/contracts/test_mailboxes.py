@@ -345,7 +345,9 @@ def test_an_account_goes_to_the_trash_and_comes_back(engine: Engine) -> None:
                 await other.mailboxes.modseq(account)
         with pytest.raises(NoSuchAccount):
             await store.mailboxes.trash_account(account)
+        assert list(await store.mailboxes.trashed_accounts()) == [account]
         await store.mailboxes.restore_account(account)
+        assert await store.mailboxes.trashed_accounts() == {}
         assert (await store.mailboxes.status(account, "INBOX")).messages == 1
         await store.mailboxes.append(account, inbox, [engine.email(4)])
 

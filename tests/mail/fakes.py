@@ -137,6 +137,9 @@ class Mailboxes:
             raise NoSuchAccount(account)
         self.trash.discard(account)
 
+    async def trashed_accounts(self) -> dict[AccountId, float]:
+        return dict.fromkeys(self.trash, 0.0)
+
     async def size(self, account: AccountId) -> tuple[int, int]:
         return self.sizes.get(account, 0), len(self.filed.get(account, ()))
 

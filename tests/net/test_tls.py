@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import ssl
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
+from pillarbox.net.supervisor import user_name
 from pillarbox.net.tls import (
     ServerTls,
     TlsTrouble,
@@ -121,3 +124,39 @@ def test_unusable_files_are_trouble(tmp_path: Path) -> None:
         read_certificate(tmp_path / "none")
     with pytest.raises(TlsTrouble):
         ServerTls(tmp_path / "none", tmp_path / "none")
+
+
+def test_what_is_wrong_with_the_files_is_told_with_the_setting(files: tuple[Path, Path], tmp_path: Path) -> None:
+    certificate, key = files
+    other, garbage, none, locked = (tmp_path / name for name in ("other.key", "garbage", "none", "locked.key"))
+    other.write_bytes(make_self_signed(["other.test"], time.time())[1])
+    garbage.write_bytes(b"garbage")
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    encryption = serialization.BestAvailableEncryption(b"password")
+    locked.write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+    for first, second, words in (
+        (none, key, f"tls.certificate: {none}: No such file or directory"),
+        (garbage, key, f"tls.certificate: {garbage} is no PEM certificate"),
+        (certificate, none, f"tls.key: {none}: No such file or directory"),
+        (certificate, garbage, f"tls.key: {garbage} is no PEM private key"),
+        (certificate, certificate, f"tls.certificate: {certificate} (there is no tls.key) is no PEM private key"),
+        (certificate, locked, f"tls.key: {locked} is encrypted; a private key without a password is wanted"),
+        (certificate, other, f"tls.key: {other} does not belong to the certificate {certificate}"),
+    ):
+        with pytest.raises(TlsTrouble) as caught:
+            ServerTls(first, second)
+        assert str(caught.value) == words
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_key_that_the_server_may_not_read_is_told_with_the_user() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        os.chmod(name, 0o755)
+        certificate, key = Path(name) / "cert.pem", Path(name) / "key.pem"
+        ensure_self_signed(certificate, key, ["mail.pillarbox.test"], time.time())
+        os.seteuid(65534)
+        try:
+            with pytest.raises(TlsTrouble, match=rf"tls\.key: {key} must be readable by {user_name(65534)}"):
+                ServerTls(certificate, key)
+        finally:
+            os.seteuid(0)

@@ -39,11 +39,11 @@ class Pillarbox:
         finally:
             signals.close()
 
-    def make_home(self, home: Path) -> None:
-        """Make the folders and databases of a home; what is there stays."""
+    def make_home(self, home: Path) -> bool:
+        """Make the folders and databases of a home; what is there stays. True if a database was made."""
         from pillarbox.store.sqlite.engine import init_home
 
-        init_home(home)
+        return init_home(home)
 
     def serve(self, home: Path, config: Path, *, say: str = "") -> int:
         """Run the server in the foreground until it is told to stop; the exit code."""

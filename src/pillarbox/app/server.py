@@ -1,23 +1,20 @@
 """`pillarbox serve`: look before starting, bind, drop root, then supervise workers or be the only one.
 
-What must hold before anything starts: the configuration is right; root has someone to become (CASES 229); keys and
-home are closed to others (CASES 230); no other server holds the home; every database can be opened.
+What must hold before anything starts: the configuration is right; nothing in cli/start.py refuses; no other server
+holds the home; every database can be opened.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
-import pwd
-import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
@@ -25,8 +22,9 @@ from pillarbox.app.board import ReloadBoard
 from pillarbox.app.outcome import tell_outcome
 from pillarbox.app.plan import Plan, keep_fixed
 from pillarbox.app.roles import Process, reopen_log
-from pillarbox.cli.program import CONFIG, NO_INPUT, NO_PERMISSION, TEMPORARY, UNAVAILABLE, CommandError
+from pillarbox.cli.program import CONFIG, NO_PERMISSION, TEMPORARY, UNAVAILABLE, CommandError
 from pillarbox.cli.service import OUTCOME_FILE
+from pillarbox.cli.start import Owner, mode_refusals, owner_refusals, start_owner, start_refusals
 from pillarbox.config import ConfigError, effective_listeners, read_settings
 from pillarbox.log import configure_logs
 from pillarbox.metrics import SharedNumbers
@@ -50,7 +48,6 @@ from pillarbox.net.supervisor import (
     raise_file_limit,
     run_apart,
     tune_collector,
-    user_name,
 )
 from pillarbox.net.tls import ServerTls, ensure_self_signed
 from pillarbox.store.sqlite.engine import init_home, open_store
@@ -61,13 +58,6 @@ cannot read Python's folder."""
 PID_FILE: Final = "run/pillarbox.pid"
 
 log = structlog.get_logger("server")
-
-
-class Owner(NamedTuple):
-    """Whom to become: the owner of the home."""
-
-    uid: int
-    gid: int
 
 
 class Server:
@@ -84,8 +74,8 @@ class Server:
         """Until told to stop; the exit code. Raises ConfigError, CommandError."""
         settings = self._settings
         listeners = effective_listeners(settings)
-        owner = self._owner(listeners)
-        check_modes(self._home, settings)
+        _refuse(start_refusals(self._home, self._config, settings))
+        owner = start_owner(self._home, settings)
         workers = settings.workers or len(os.sched_getaffinity(0))
         pid_file = self._lock(owner)
         (self._home / OUTCOME_FILE).unlink(missing_ok=True)  # of another life, maybe from before the machine's start
@@ -100,6 +90,7 @@ class Server:
                     os.chown(listener.address, owner.uid, owner.gid)
             drop_root(owner.uid, owner.gid)
         harden()
+        _refuse(owner_refusals(settings))
         try:
             configure_logs(settings.log.level, settings.log.format, settings.log.file)
         except OSError as error:
@@ -161,39 +152,6 @@ class Server:
         if self._say:
             print(self._say, flush=True)
 
-    def _owner(self, listeners: tuple[Listener, ...]) -> Owner:
-        """Whom to be. Raises CommandError."""
-        if not self._home.is_dir():
-            raise CommandError(f"there is no home at {self._home}; `pillarbox init` makes one", NO_INPUT)
-        found = self._home.stat()
-        name = user_name(found.st_uid)
-        owner = Owner(found.st_uid, found.st_gid)
-        if os.geteuid() != 0:
-            if os.geteuid() != owner.uid:
-                raise CommandError(f"{self._home} belongs to {name}: start as {name}, or as root", NO_PERMISSION)
-            return owner
-        if self._settings.user:
-            try:
-                wanted = pwd.getpwnam(self._settings.user)
-            except KeyError:
-                raise CommandError(f"{self._config}: user: there is no user {self._settings.user}", CONFIG) from None
-            if wanted.pw_uid != owner.uid:
-                raise CommandError(
-                    f"{self._config}: user is {wanted.pw_name}, but {self._home} belongs to {name}: "
-                    f"chown -R {wanted.pw_name} {self._home}",
-                    CONFIG,
-                )
-            return Owner(wanted.pw_uid, wanted.pw_gid)
-        open_to_world = [item for item in listeners if not _is_loopback(item.address)]
-        if open_to_world and owner.uid == 0:
-            where = f"{open_to_world[0].address} port {open_to_world[0].port}"
-            raise CommandError(
-                f"started as root on {where}, which is not loopback, and nobody to become: set `user` in "
-                f"{self._config}, and give it the home (chown -R)",
-                CONFIG,
-            )
-        return owner
-
     def _lock(self, owner: Owner) -> PidFile:
         """Hold the home. Raises CommandError."""
         path = self._home / PID_FILE
@@ -214,7 +172,7 @@ class Server:
         """What the processes are to do, by the configuration as it is read now. Raises ConfigError, PillarboxError."""
         settings, needs_restart = keep_fixed(self._settings, read_settings(self._config))
         settings = replace(settings, hostname=settings.hostname or machine_name())
-        check_modes(self._home, settings)
+        _refuse(mode_refusals(self._home, settings))
         certificate, key = certificate_files(self._home, settings)
         ServerTls(certificate, key, settings.tls.min_version)
         workers = settings.workers or len(os.sched_getaffinity(0))
@@ -233,18 +191,10 @@ def certificate_files(home: Path, settings: Settings) -> tuple[Path, Path]:
     return certificate, key
 
 
-def check_modes(home: Path, settings: Settings) -> None:
-    """Home and private key must be closed to everyone else. Raises CommandError with path and mode (CASES 230)."""
-    found = [home]
-    if settings.tls.certificate:
-        found.append(home / (settings.tls.key or settings.tls.certificate))
-    for path in found:
-        try:
-            mode = stat.S_IMODE(path.stat().st_mode)
-        except OSError as error:
-            raise CommandError(f"{path}: {error.strerror}", CONFIG) from error
-        if mode & 0o007:
-            raise CommandError(f"{path}: mode {mode:04o}: everyone may use it; chmod o= {path}", CONFIG)
+def _refuse(reasons: Iterator[CommandError]) -> None:
+    """Raise the first of them, if there is one."""
+    for reason in reasons:
+        raise reason
 
 
 def prove_home(home: Path, settings: Settings) -> None:
@@ -282,7 +232,3 @@ def _bind(listeners: tuple[Listener, ...], workers: int) -> tuple[list[Bound], B
         raise CommandError(
             f"cannot listen on {error.filename}: {error.strerror}; what is there already: ss -ltnp", UNAVAILABLE
         ) from error
-
-
-def _is_loopback(address: str) -> bool:
-    return address.startswith("/") or ipaddress.ip_address(address).is_loopback

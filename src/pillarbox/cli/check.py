@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import errno
 import os
-import stat
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from pillarbox.cli.output import format_time
-from pillarbox.cli.program import CONFIG, Answer, Opened, Program
+from pillarbox.cli.program import CONFIG, Answer, Opened, Program, config_path
 from pillarbox.cli.session import settings_of
-from pillarbox.config import effective_listeners
+from pillarbox.cli.start import owner_refusals, start_refusals
+from pillarbox.config import effective_listeners, read_settings
 from pillarbox.mail.accounts import Admin
 from pillarbox.mail.desk import DnsTrouble
 from pillarbox.mail.route import Router
@@ -42,11 +42,11 @@ class Finding:
 
 
 def run_check(program: Program, args: argparse.Namespace) -> Answer:
+    before = _as_it_starts(args)
     settings = settings_of(args)
-    findings = [Finding("ok", "configuration", "every setting is right")]
+    findings = [Finding("ok", "configuration", "every setting is right"), *before]
+    findings += [Finding("error", "start", str(refusal)) for refusal in owner_refusals(settings)]
     findings += [*_files(args.home), *_certificate(args.home, settings)]
-    pid = running_pid(args.home / "run" / "pillarbox.pid")
-    findings += [Finding("ok", "ports", f"process {pid} listens on them")] if pid else _ports(settings)
     findings += asyncio.run(_inside(program, args.home, settings, not args.no_dns))
     bad = any(finding.level == "error" for finding in findings)
     lines = tuple(f"{finding.level:<8} {finding.about}: {finding.text}" for finding in findings)
@@ -54,15 +54,25 @@ def run_check(program: Program, args: argparse.Namespace) -> Answer:
     return Answer(lines, values, CONFIG if bad else 0)
 
 
+def _as_it_starts(args: argparse.Namespace) -> list[Finding]:
+    """What `serve` meets before it becomes the owner of the home: root may listen on every port. Nothing where there is
+    no home that we could look into."""
+    home = args.home.absolute()
+    if not home.is_dir() or os.geteuid() not in (0, home.stat().st_uid):
+        return []
+    config = config_path(home, args.config)
+    settings = read_settings(config)
+    findings = [Finding("error", "start", str(refusal)) for refusal in start_refusals(home, config, settings)]
+    pid = running_pid(home / "run" / "pillarbox.pid")
+    return [*findings, *([Finding("ok", "ports", f"process {pid} listens on them")] if pid else _ports(settings))]
+
+
 def _files(home: Path) -> Iterator[Finding]:
-    """Nobody else may read what is in the home, and all of it belongs to one user."""
+    """All that is in the home belongs to one user."""
     for path in (home, *sorted(home.iterdir())):
         found = path.lstat()
         if found.st_uid != os.geteuid():
             yield Finding("error", str(path), f"belongs to user {found.st_uid}; chown {os.geteuid()} {path}")
-        if path == home and found.st_mode & 0o007:
-            mode = stat.S_IMODE(found.st_mode)
-            yield Finding("error", str(path), f"mode {mode:04o}: everyone may look into it; chmod o= {path}")
 
 
 def _certificate(home: Path, settings: Settings) -> Iterator[Finding]:
@@ -74,12 +84,9 @@ def _certificate(home: Path, settings: Settings) -> Iterator[Finding]:
     try:
         ServerTls(certificate, key, tls.min_version)
         found = read_certificate(certificate)
-        mode = stat.S_IMODE(key.stat().st_mode)
     except (Trouble, OSError) as error:
         yield Finding("error", "certificate", str(error))
         return
-    if mode & 0o007:
-        yield Finding("error", str(key), f"mode {mode:04o}: everyone may use this key; chmod o= {key}")
     left_s = found.not_after_s - time.time()
     level = "error" if left_s <= 0 else "warning" if left_s < SOON_S else "ok"
     yield Finding(level, "certificate", f"{certificate} is good until {format_time(found.not_after_s)}")
@@ -134,6 +141,11 @@ async def _directory(opened: Opened) -> AsyncIterator[Finding]:
             if not found.places:
                 text = "reaches nobody: set `postmaster` in the configuration to an address that does"
                 yield Finding("error", f"{role}@{domain}".rstrip("@"), text)
+    stand_in = (await router.resolve(Address("postmaster", ""))).places
+    if settings.postmaster and stand_in and not await router.knows_postmaster():
+        readers = ", ".join(str(place.account.address if place.account else place.address) for place in stand_in)
+        text = f"{settings.postmaster} is no user or alias; until then {readers} reads it"
+        yield Finding("warning", "postmaster", text)
     admin = Admin(opened.store, SystemClock(), os.urandom, settings)
     for alias in await directory.aliases():
         for target in await admin.dead_targets(alias):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pillarbox.cli.output import format_size, format_time, json_time, parse_size, table
@@ -43,11 +44,28 @@ def user_add(program: Program, args: argparse.Namespace) -> Answer:
         users = list(numbered.values())
         if len(users) >= MANY:  # a password costs a core about a third of a second
             print(f"hashing the passwords of {len(users)} users; this takes a while", file=sys.stderr)
-        made = with_admin(program, args, lambda admin: admin.add_users(users, quota, numbered))
-        return Answer((f"{len(made)} users added",), [_as_value(account) for account in made])
+        values, warnings = with_admin(program, args, lambda admin: _add_users(admin, users, quota, numbered))
+        return Answer((f"{len(values)} users added", *warnings), values)
     password = _read_password(args)
-    account = with_admin(program, args, lambda admin: admin.add_user(args.address, password, quota))
-    return Answer((f"{account.address} can receive mail, and log in by this address",), _as_value(account))
+    [value], warnings = with_admin(program, args, lambda admin: _add_users(admin, [(args.address, password)], quota))
+    return Answer((f"{value['address']} can receive mail, and log in by this address", *warnings), value)
+
+
+async def _add_users(
+    admin: Admin, users: list[tuple[str, str]], quota: int | None, lines: Iterable[int] = ()
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """What was made, and a warning for each removed user whose address it has, and who could have been restored."""
+    made = await admin.add_users(users, quota, lines)
+    trashed = await admin.trashed_users(account.address for account in made)
+    folders: dict[str, list[str]] = {account.address.key: [] for account in made}
+    warnings = []
+    for account, removed_s in trashed:
+        folders[account.address.key].append(account.id)
+        warnings.append(
+            f"warning: a user {account.address} that was removed {format_time(removed_s)} is in the trash; after "
+            f"`pillarbox user remove {account.address}`, `pillarbox user restore {account.id}` brings it back"
+        )
+    return [{**_as_value(account), "in_trash": folders[account.address.key]} for account in made], warnings
 
 
 def user_list(program: Program, args: argparse.Namespace) -> Answer:

@@ -93,13 +93,13 @@ def _failed(error: Exception, as_json: bool) -> int:
 
 
 def _exit_code(error: Exception) -> int:
+    if isinstance(error, CommandError):  # first: what follows may be closed to the user whom we became
+        return error.code
     from pillarbox.config import ConfigError
     from pillarbox.mail.accounts import BadInput
     from pillarbox.model.errors import Exists, NoSuchAccount, NotFound, Trouble
 
     match error:
-        case CommandError():
-            return error.code
         case ConfigError():
             return CONFIG
         case BadInput():
@@ -193,9 +193,10 @@ def _add_directory(commands: Any) -> None:
         ("disable", "no login; mail is still taken"),
         ("enable", "login again"),
         ("remove", "no mail, no login; kept in the trash for 30 days"),
-        ("restore", "undo a removal"),
     ):
         _command(user, verb, f"directory:user_{verb}", text).add_argument("address")
+    restore = _command(user, "restore", "directory:user_restore", "undo a removal")
+    restore.add_argument("address", metavar="ADDRESS-OR-FOLDER", help="`user list` shows the folders")
     alias = _group(commands, "alias", "addresses that lead to others")
     add = _command(alias, "add", "directory:alias_add", "an alias; @domain catches all; replaces one of that address")
     add.add_argument("address")

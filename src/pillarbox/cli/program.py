@@ -60,8 +60,9 @@ class Program(Protocol):
     def opened(self, home: Path, settings: Settings) -> AbstractAsyncContextManager[Opened]:
         """The store of this home, for one command."""
 
-    def make_home(self, home: Path) -> None:
-        """Make the folders and databases of a home; what is there stays."""
+    def make_home(self, home: Path) -> bool:
+        """Make the folders and databases of a home; what is there stays. True if a database was made. Raises
+        Trouble."""
 
     def serve(self, home: Path, config: Path, *, say: str = "") -> int:
         """Run the server in the foreground until it is told to stop; the exit code. `say` is printed once it is

@@ -9,7 +9,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from pillarbox.cli.program import NO_INPUT, NO_PERMISSION, CommandError, Opened, Program, config_path
+import structlog
+
+import pillarbox
+from pillarbox.cli.program import CONFIG, NO_INPUT, NO_PERMISSION, CommandError, Opened, Program, config_path
 from pillarbox.config import read_settings
 from pillarbox.mail.accounts import Admin
 from pillarbox.model.settings import Settings
@@ -34,7 +37,22 @@ def become_owner(home: Path) -> None:
     if os.geteuid() != 0:
         name = user_name(owner.st_uid)
         raise CommandError(f"{home} belongs to {name}. Run this as {name}, or as root.", NO_PERMISSION)
-    drop_root(owner.st_uid, owner.st_gid)
+    become(owner.st_uid, owner.st_gid)
+
+
+def become(uid: int, gid: int) -> None:
+    """As root, become this user for good, who must be able to read what this program has yet to import. Raises
+    CommandError."""
+    drop_root(uid, gid)
+    name = user_name(uid)
+    for what, module in (("Python", os), ("Python's packages", structlog), ("pillarbox", pillarbox)):
+        path = Path(str(module.__file__))
+        if not (os.access(path.parent, os.R_OK | os.X_OK) and os.access(path, os.R_OK)):
+            raise CommandError(
+                f"{name} cannot read {what} at {path.parent}: make the environment with a Python that all can read, "
+                "such as /usr/bin/python3, in a folder that all can read",
+                CONFIG,
+            )
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

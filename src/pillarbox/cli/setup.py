@@ -1,4 +1,4 @@
-"""`pillarbox init`: a home with a commented configuration. What is there is never overwritten."""
+"""`pillarbox init`: a home with a commented configuration. What is there is never overwritten, what lacks is made."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pillarbox.cli.program import CANNOT_CREATE, DATA, Answer, CommandError, Program, config_path
-from pillarbox.cli.session import become_owner
+from pillarbox.cli.session import become, become_owner
 from pillarbox.config import parse_settings
 from pillarbox.model.address import canonical_domain, parse_address
-from pillarbox.net.supervisor import drop_root, machine_name, user_name
+from pillarbox.net.supervisor import machine_name, user_name
 from pillarbox.settings_text import configuration_text
 
 USUAL_USER: Final = "pillarbox"
@@ -23,9 +23,7 @@ def run_init(program: Program, args: argparse.Namespace) -> Answer:
     home: Path = args.home.absolute()
     path = config_path(home, args.config)
     if path.exists():
-        raise CommandError(
-            f"{path} is there already; nothing was changed. `pillarbox check` looks at it.", CANNOT_CREATE
-        )
+        return _complete(program, home, path)
     hostname = args.hostname or _ask("Name of this mail server", machine_name(), "--hostname")
     if canonical_domain(hostname) is None:
         raise CommandError(f"{hostname!r} is not a host name", DATA)
@@ -39,11 +37,21 @@ def run_init(program: Program, args: argparse.Namespace) -> Answer:
     given: dict[str, Any] = {"hostname": canonical_domain(hostname), "postmaster": postmaster}
     if user:
         given["user"] = user
-    write_new(path, configuration_text(given, []))
+    refused = (
+        (
+            f"There is no user {USUAL_USER}: `serve` as root will refuse to listen for others, until you run",
+            f"  useradd --system --home-dir {home} {USUAL_USER} && chown -R {USUAL_USER} {home}",
+            f'and set user = "{USUAL_USER}" in {path}.',
+        )
+        if os.geteuid() == 0 and not user
+        else ()
+    )
     program.make_home(home)
+    write_new(path, configuration_text(given, []))  # last: what was interrupted is begun again
     return Answer(
         (
             f"The home is {home}, its configuration {path}.",
+            *refused,
             "Next:",
             f"  pillarbox --home {home} domain add DOMAIN",
             f"  pillarbox --home {home} user add {postmaster}",
@@ -52,6 +60,16 @@ def run_init(program: Program, args: argparse.Namespace) -> Answer:
         ),
         {"home": str(home), "config": str(path), "postmaster": postmaster, "user": user},
     )
+
+
+def _complete(program: Program, home: Path, config: Path) -> Answer:
+    """There is a configuration already: make the databases if they were never made. Raises CommandError."""
+    if home.exists():
+        become_owner(home)
+        if program.make_home(home):
+            text = f"The databases in {home} are made; {config} stays as it was."
+            return Answer((text,), {"home": str(home), "config": str(config)})
+    raise CommandError(f"{config} is there already; nothing was changed. `pillarbox check` looks at it.", CANNOT_CREATE)
 
 
 def write_new(path: Path, text: str) -> None:
@@ -86,7 +104,7 @@ def _become_owner(home: Path, user: str) -> str:
         home.rmdir()
         raise CommandError(f"there is no user {user}. `useradd --system {user}` makes one.", DATA) from None
     os.chown(home, wanted.pw_uid, wanted.pw_gid)
-    drop_root(wanted.pw_uid, wanted.pw_gid)
+    become(wanted.pw_uid, wanted.pw_gid)
     return wanted.pw_name
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain, repeat
 from typing import Final
@@ -150,25 +151,61 @@ class Admin:
         await self._store.spool.retry(Selection(account=account.id), now_s)
         self._publish("spool")
 
-    async def restore_user(self, address: str) -> Account:
-        """Undo a removal: the last user of that address. Raises BadInput, NotFound, Exists (the address is taken)."""
-        parsed = _address(address)
-        if await self._directory.account(parsed) is not None:
-            raise Exists(f"there is a user {parsed}")
-        removed = [a for a in await self._directory.accounts(state="removed") if a.address.key == parsed.key]
-        if not removed:
-            raise NotFound(f"no user {parsed} was removed")
-        account = max(removed, key=lambda found: (found.created_s, found.id))
+    async def restore_user(self, text: str) -> Account:
+        """Undo a removal. `text` is the address, or the id of the account's folder where several users of one address
+        were removed. Raises BadInput (several could be meant), NotFound, Exists (the address is taken)."""
+        account = await self._removed_user(text)
+        await self._check_restorable(account)
         try:
             await self._store.mailboxes.restore_account(account.id)
         except NoSuchAccount as error:
-            raise NotFound(f"the mail of {parsed} is not in the trash any more") from error
+            raise NotFound(f"the mail of {account.address} is not in the trash any more") from error
         try:
             await self._set_state(account, "active")
-        except Exists:
+        except (Exists, NotFound):
             await self._store.mailboxes.trash_account(account.id)
             raise
         return account
+
+    async def trashed_users(self, addresses: Iterable[Address]) -> list[tuple[Account, float]]:
+        """Removed users of these addresses whose mail is still in the trash, and when it came there."""
+        keys = {address.key for address in addresses}
+        removed = [a for a in await self._directory.accounts(state="removed") if a.address.key in keys]
+        since = await self._store.mailboxes.trashed_accounts() if removed else {}
+        found = [(account, since[account.id]) for account in removed if account.id in since]
+        return sorted(found, key=lambda item: (item[1], item[0].created_s, item[0].id))
+
+    async def _removed_user(self, text: str) -> Account:
+        """The one that is meant. Raises BadInput, NotFound, Exists."""
+        if "@" not in text:
+            account = await self._directory.account_by_id(AccountId(text.strip()))
+            if account is None:
+                raise NotFound(f"there is no user with the folder {text}; `user list` shows them")
+            if account.state != "removed":
+                raise BadInput(f"{account.address} with the folder {account.id} is not removed")
+            return account
+        address = _address(text)
+        found = await self.trashed_users([address])
+        if not found:
+            if await self._directory.account(address) is not None:
+                raise Exists(f"there is a user {address}, and no removed one is in the trash")
+            raise NotFound(f"no removed user {address} is in the trash")
+        if len(found) > 1:
+            lines = [
+                f"  {account.id}  user since {_moment(account.created_s)}, removed {_moment(removed_s)}"
+                for account, removed_s in found
+            ]
+            raise BadInput("\n".join([f"{len(found)} users {address} were removed; name the folder of one:", *lines]))
+        return found[0][0]
+
+    async def _check_restorable(self, account: Account) -> None:
+        """Is the address free? Raises Exists with what to do."""
+        address = account.address
+        then = f"then `pillarbox user restore {account.id}` brings the removed one back"
+        if await self._directory.account(address) is not None:
+            raise Exists(f"there is a user {address} now: `pillarbox user remove {address}`, {then}")
+        if await self._directory.alias(address) is not None:
+            raise Exists(f"{address} is an alias now: `pillarbox alias remove {address}`, {then}")
 
     # --- aliases ---------------------------------------------------------------------------------------------------
 
@@ -240,6 +277,10 @@ class Admin:
     def _publish(self, topic: str) -> None:
         if self._signals is not None:
             self._signals.publish(topic)
+
+
+def _moment(at_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
 
 
 def _domain(text: str) -> str:

@@ -174,19 +174,23 @@ class Router:
 
     async def _role(self, address: Address) -> tuple[Place | None, tuple[Address, ...]]:
         """Whoever reads mail for postmaster: who the settings name, else the oldest active account."""
-        if self._postmaster is not None and self._postmaster.key != address.key:
-            found = self._postmaster
-            known = not await self._directory.is_local_domain(found.domain) or (
-                await self._directory.account(found.without_detail(self._separator or "+")) is not None
-                or await self._directory.alias(found) is not None
-            )
-            if known:
-                return None, (found,)
+        found = self._postmaster
+        if found is not None and found.key != address.key and await self.knows_postmaster():
+            return None, (found,)
         accounts = await self._directory.accounts(state="active")
         if not accounts:
             return None, ()
         oldest = min(accounts, key=lambda account: (account.created_s, account.id))
         return Place(Target("local", oldest.id), address, oldest), ()
+
+    async def knows_postmaster(self) -> bool:
+        """Is whom the settings name a user, an alias, or elsewhere? Else the oldest active account stands in."""
+        found = self._postmaster
+        return found is not None and (
+            not await self._directory.is_local_domain(found.domain)
+            or await self._directory.account(found.without_detail(self._separator or "+")) is not None
+            or await self._directory.alias(found) is not None
+        )
 
     def _remote(self, address: Address) -> Place:
         return Place(Target("remote", self.next_hop(address.domain)), address)

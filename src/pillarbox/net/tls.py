@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pillarbox.model.errors import Trouble
+from pillarbox.net.supervisor import user_name
 
 SERVER_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!eNULL:!MD5:!3DES:!DSS:!PSK"
 """For TLS 1.2. CBC suites stay, with ephemeral keys: to old senders the alternative would be clear text."""
@@ -70,8 +72,36 @@ def _server_context(certificate: Path, key: Path, min_version: str) -> ssl.SSLCo
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise TlsTrouble(f"cannot use certificate {certificate} with key {key}: {error}") from error
+        raise TlsTrouble(
+            _what_is_wrong(certificate, key) or f"cannot use certificate {certificate} with key {key}: {error}"
+        ) from error
     return context
+
+
+def _what_is_wrong(certificate: Path, key: Path) -> str:
+    """The setting, the file, and what is wanted; empty where both files are good by themselves and fit."""
+    about_key = f"tls.key: {key}" if key != certificate else f"tls.certificate: {certificate} (there is no tls.key)"
+    octets = []
+    for about, path in ((f"tls.certificate: {certificate}", certificate), (about_key, key)):
+        try:
+            octets.append(path.read_bytes())
+        except PermissionError:
+            return f"{about} must be readable by {user_name(os.geteuid())}"
+        except OSError as error:
+            return f"{about}: {error.strerror}"
+    try:
+        first = x509.load_pem_x509_certificates(octets[0])[0]
+    except ValueError:
+        return f"tls.certificate: {certificate} is no PEM certificate"
+    try:
+        private = serialization.load_pem_private_key(octets[1], None)
+    except TypeError:
+        return f"{about_key} is encrypted; a private key without a password is wanted"
+    except (ValueError, UnsupportedAlgorithm):
+        return f"{about_key} is no PEM private key"
+    if private.public_key() != first.public_key():
+        return f"{about_key} does not belong to the certificate {certificate}"
+    return ""
 
 
 def _no_password() -> str:

@@ -178,6 +178,9 @@ class Mailboxes(Protocol):
     async def restore_account(self, account: AccountId) -> None:
         """Bring the folder back from `trash/`. Raises NoSuchAccount if it is not there any more."""
 
+    async def trashed_accounts(self) -> dict[AccountId, float]:
+        """The accounts whose folders are in `trash/`, and when they came there."""
+
     async def modseq(self, account: AccountId) -> int:
         """The account's change counter. Cheap: a session asks before every tagged command."""
 

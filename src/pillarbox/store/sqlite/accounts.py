@@ -477,6 +477,10 @@ class Accounts:
         sync_directory(source.parent)
         self._set_removed(account, folder, 0)
 
+    def trashed(self) -> dict[AccountId, float]:
+        """The folders in the trash, and since when they are there. Blocks."""
+        return {AccountId(entry.name): entry.stat().st_mtime for entry in os.scandir(self._home / "trash")}
+
     def _set_removed(self, account: AccountId, folder: Path, removed: int) -> None:
         if not folder.exists():
             raise NoSuchAccount(account)

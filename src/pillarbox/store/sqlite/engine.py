@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -35,25 +36,41 @@ SWITCH_S: Final = 0.0005
 """A thread that comes back from an fsync waits so long for a busy loop, not Python's 5 ms."""
 
 
-def init_home(home: Path) -> None:
-    """Make what is missing of a home: folders and databases. What is there stays. Blocks. Raises Trouble."""
+def init_home(home: Path) -> bool:
+    """Make what is missing of a home: folders and databases. What is there stays. True if a database was made. Blocks.
+    Raises Trouble, also where there are accounts and a database is missing: an empty one would hide the loss."""
+    _check_not_lost(home)
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in FOLDERS:
             (home / name).mkdir(mode=0o700, exist_ok=True)
         load_checksums()
-        for schema in (migrate.SPOOL, migrate.DIRECTORY):
-            _make_database(home, schema)
+        made = [_make_database(home, schema) for schema in (migrate.SPOOL, migrate.DIRECTORY)]
         make_reserve(home)
         sync_directory(home)
     except OSError as error:
         raise Trouble(f"{home}: {error}") from error
+    return any(made)
 
 
-def _make_database(home: Path, schema: migrate.Schema) -> None:
+def _missing(home: Path) -> list[Path]:
+    """The databases that are not there."""
+    paths = [home / f"{schema.name}.db" for schema in (migrate.SPOOL, migrate.DIRECTORY)]
+    return [path for path in paths if not path.exists()]
+
+
+def _check_not_lost(home: Path) -> None:
+    """Raises Trouble where there are accounts, and a database is missing."""
+    for path in _missing(home):
+        with contextlib.suppress(FileNotFoundError):
+            if any((home / "accounts").iterdir()):
+                raise Trouble(f"{path} is missing: bring it back from a backup")
+
+
+def _make_database(home: Path, schema: migrate.Schema) -> bool:
     path = home / f"{schema.name}.db"
     if path.exists():
-        return
+        return False
     made = home / "tmp" / f"{schema.name}-{os.urandom(6).hex()}.db"
     try:
         create_file(made, lambda db: migrate.create(db, schema))
@@ -66,9 +83,10 @@ def _make_database(home: Path, schema: migrate.Schema) -> None:
         try:
             os.link(made, path)  # never over one that another process has just made
         except FileExistsError:
-            return
+            return False
     finally:
         made.unlink(missing_ok=True)
+    return True
 
 
 class SqliteStore:
@@ -165,7 +183,8 @@ async def open_store(
     load_checksums()
     if sys.getswitchinterval() > SWITCH_S:
         sys.setswitchinterval(SWITCH_S)
-    if not (home / "spool.db").exists() or not (home / "directory.db").exists():
+    _check_not_lost(home)
+    if _missing(home):
         raise Trouble(f"{home} is no home of pillarbox (or half of one); `pillarbox init` makes it")
     store = SqliteStore(home, signals, settings, clock, role)
     try:

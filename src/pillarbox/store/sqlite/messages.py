@@ -91,6 +91,11 @@ class Mailboxes:
         await self._accounts.forget_file(account)
         await self._accounts.run(lambda: self._accounts.restore(account))
 
+    async def trashed_accounts(self) -> dict[AccountId, float]:
+        """See api.Mailboxes."""
+        found: dict[AccountId, float] = await self._accounts.run(self._accounts.trashed)
+        return found
+
     async def modseq(self, account: AccountId) -> int:
         """See api.Mailboxes."""
         found, value = self._accounts.get(account).read_now(_modseq)
