@@ -7,7 +7,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from pillarbox.store.sqlite.committer import Committer, Prepared
 from pillarbox.store.sqlite.lanes import Done, Lane, LanePool, Outbox
+from pillarbox.store.sqlite.writer import Task
 
 
 def test_a_lane_does_not_wait_for_a_slow_one() -> None:
@@ -71,5 +73,48 @@ def test_a_lane_runs_its_tasks_in_order_and_one_batch_at_a_time() -> None:
         await asyncio.gather(*futures)
         pool.close()
         assert seen == list(range(500))
+
+    asyncio.run(story())
+
+
+class Written:
+    """A writer that is always ready, and counts the rows of each transaction."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def try_ready(self) -> bool:
+        return True
+
+    def begin(self, tasks: list[Task]) -> list[Done]:
+        self.rows.append(sum(task.rows for task in tasks))
+        return [(task.future, None, None) for task in tasks]
+
+    def commit(self, done: Sequence[Done]) -> Sequence[Done]:
+        return done
+
+    def leave(self) -> None: ...
+
+
+def test_a_transaction_on_the_loop_has_few_rows_however_many_wait() -> None:
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        outbox = Outbox(loop)
+        pool = LanePool("test", 1, outbox)
+        writer = Written()
+        committer = Committer(
+            writer,  # type: ignore[arg-type]
+            pool,
+            outbox,
+            lambda tasks: Prepared(tasks, lambda done: done),
+            lambda tasks: [],
+        )
+        futures = []
+        for rows in [300, 300, 150, 600, 1, *[1] * 100]:
+            futures.append(loop.create_future())
+            committer.submit(Task(lambda db: None, futures[-1], False, rows))
+        await asyncio.gather(*futures)
+        pool.close()
+        assert writer.rows == [300, 450, 600, 64, 37]
 
     asyncio.run(story())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
@@ -258,8 +259,11 @@ class _LargeFile:
 
     def remove(self) -> None:
         if self._file is not None:
-            self._file.close()
-            self._path.unlink(missing_ok=True)
+            try:
+                with contextlib.suppress(OSError):  # on a full disk closing writes once more, and fails once more
+                    self._file.close()
+            finally:
+                self._path.unlink(missing_ok=True)
 
 
 def make_directory(path: Path) -> None:

@@ -46,17 +46,19 @@ _DIGITS: Final = frozenset("0123456789abcdefghjkmnpqrstvwxyz")
 class DeliverTask:
     """Deliveries of one call; those that wait together are filed together."""
 
-    __slots__ = ("deliveries", "future")
+    __slots__ = ("deliveries", "future", "rows")
 
     def __init__(self, deliveries: Sequence[Delivery], future: asyncio.Future[Any]) -> None:
         self.deliveries = deliveries
         self.future = future
+        self.rows = len(deliveries)
 
 
 class LaneWork:
     """Something that stands between transactions."""
 
     __slots__ = ("future", "work")
+    rows = 1
 
     def __init__(self, work: Callable[[], Any], future: asyncio.Future[Any]) -> None:
         self.work = work

@@ -70,11 +70,11 @@ class Database:
         finally:
             self._turns.leave(self._slot)
 
-    def write(self, verb: Verb, guarded: bool = False, lazy: bool = False) -> asyncio.Future[Any]:
+    def write(self, verb: Verb, guarded: bool = False, lazy: bool = False, rows: int = 1) -> asyncio.Future[Any]:
         """Run a verb in a transaction that it shares with others. `guarded`: it may raise after it has written, or
-        take long, and runs in a thread. `lazy`: it may wait a moment for company."""
+        take long, and runs in a thread. `lazy`: it may wait a moment for company. `rows`: about how many it writes."""
         future = asyncio.get_running_loop().create_future()
-        self.committer.submit(Task(verb, future, guarded), lazy)
+        self.committer.submit(Task(verb, future, guarded, rows), lazy)
         return future
 
     @property

@@ -17,6 +17,8 @@ from pillarbox.store.sqlite.writer import Writer
 
 NEAR: Final = 64
 """Tasks of one transaction that run on the loop: a few milliseconds of it."""
+NEAR_ROWS: Final = 500
+"""Rows that they write."""
 LAZY_S: Final = 0.02
 """So long a lazy task waits for company."""
 
@@ -91,7 +93,7 @@ class Committer:
 
     def _next(self) -> None:
         """The next transaction, if anything waits."""
-        tasks = self.tasks[:NEAR]
+        tasks = self._few()
         if not tasks:
             self._leave()
             self.scheduled = False
@@ -106,12 +108,22 @@ class Committer:
             self._lanes.submit(self._lane, self._get_ready)
         else:
             self._has_turn = False
-            del self.tasks[:NEAR]
+            del self.tasks[: len(tasks)]
             begun = self._writer.begin(prepared.tasks)
             if begun is None:
                 self._lanes.submit(self._lane, partial(self._whole, tasks))
             else:
                 self._lanes.submit(self._lane, lambda: prepared.told(self._writer.commit(begun)))
+
+    def _few(self) -> list[Any]:
+        """The next tasks, as many as are short together: one at least."""
+        rows = count = 0
+        for task in self.tasks[:NEAR]:
+            rows += task.rows
+            if count and rows > NEAR_ROWS:
+                break
+            count += 1
+        return self.tasks[:count]
 
     def _leave(self) -> None:
         if self._has_turn:

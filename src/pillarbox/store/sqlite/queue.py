@@ -26,11 +26,19 @@ SELECT name, (SELECT min(next_s) FROM job WHERE {_FREE} AND target=name) FROM t 
 
 
 def free_lost(db: Db, turns: Turns, own: int, now_s: float) -> None:
-    """Queue again the jobs of holders that are dead or silent. `now_s` is monotonic."""
+    """Queue again the jobs of holders that are dead or silent. `now_s` is monotonic. A silent one keeps its row: jobs
+    may still be leased to it by colleagues, and are found by its row."""
     for holder, until_s in db.execute("SELECT id, until_s FROM holder").fetchall():
-        if holder != own and (not turns.lives(holder) or until_s < now_s):
+        is_dead = not turns.lives(holder)
+        if holder != own and (is_dead or until_s < now_s):
             db.execute("UPDATE job SET holder=0, token=token+1 WHERE holder=?", (holder,))
-            db.execute("DELETE FROM holder WHERE id=?", (holder,))
+            if is_dead:
+                db.execute("DELETE FROM holder WHERE id=?", (holder,))
+
+
+def free_orphans(db: Db) -> None:
+    """Queue again the jobs of holders that have no row. There should be none; but nobody else would find them."""
+    db.execute("UPDATE job SET holder=0, token=token+1 WHERE holder<>0 AND holder NOT IN (SELECT id FROM holder)")
 
 
 def next_due(db: Db) -> float | None:

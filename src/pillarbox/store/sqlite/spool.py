@@ -82,6 +82,7 @@ class Spool:
         self._role = role
         self._holder = 0
         self._cursor = ""
+        self._has_claimed = False
         self._held: dict[JobId, SpoolId] = {}
 
     async def accept(
@@ -100,7 +101,7 @@ class Spool:
             return leased
 
         is_long = len(jobs) > MANY or (message.content.data is not None and message.content.size > LARGE_OCTETS)
-        return await self._taking(self._database.write(verb, guarded=is_long))
+        return await self._taking(self._database.write(verb, guarded=is_long, rows=len(jobs)))
 
     async def _taking(self, future: asyncio.Future[list[Leased]]) -> list[Claim]:
         """Wait for claims and remember ours; if we are cancelled meanwhile, give them back when they come."""
@@ -190,6 +191,9 @@ class Spool:
 
         def verb(db: Db) -> list[Leased]:
             queue.free_lost(db, self._turns, self._holder, self._clock.monotonic())
+            if not self._has_claimed:
+                queue.free_orphans(db)
+                self._has_claimed = True
             if not queue.is_due(db, now_s):
                 return []
             holder = self._live(db)
@@ -228,7 +232,9 @@ class Spool:
             return lost
 
         try:
-            lost: list[JobId] = await self._database.write(verb, guarded=len(settlements) > MANY, lazy=not reports)
+            lost: list[JobId] = await self._database.write(
+                verb, guarded=len(settlements) > MANY, lazy=not reports, rows=len(settlements)
+            )
         except LeaseLost:
             if len(settlements) == 1:
                 self._held.pop(settlements[0].job, None)

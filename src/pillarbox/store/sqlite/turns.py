@@ -6,6 +6,7 @@ opened in one process exclude each other as two processes do; within one store a
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -71,14 +72,19 @@ class Turns:
 
     def try_take(self, slot: int) -> bool:
         """Take the turn of a slot if it is free and nobody waits for it. Never waits."""
-        if not self._lock(slot, 2):
+        try:
+            if not self._lock(slot, 2):
+                return False
+            self._unlock(slot)
+        except OSError:  # whoever waits for it in a thread meets the same error, and tells
             return False
-        self._unlock(slot)
         return True
 
     def leave(self, slot: int) -> None:
-        """End the turn."""
-        self._unlock(slot + 1)
+        """End the turn. Where even that fails, we still have it, and the end of our next one ends it; what was
+        committed stays so, and must not be told otherwise."""
+        with contextlib.suppress(OSError):
+            self._unlock(slot + 1)
 
     def live(self, holder: int) -> None:
         """Show that this holder lives, until `close` or the end of the process."""

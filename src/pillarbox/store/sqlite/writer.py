@@ -31,12 +31,13 @@ class Batch(Protocol):
 class Task:
     """A verb to run and whom to tell. `guarded`: it may fail after it has written, so it gets a savepoint."""
 
-    __slots__ = ("future", "guarded", "verb")
+    __slots__ = ("future", "guarded", "rows", "verb")
 
-    def __init__(self, verb: Verb, future: asyncio.Future[Any] | None, guarded: bool = True) -> None:
+    def __init__(self, verb: Verb, future: asyncio.Future[Any] | None, guarded: bool = True, rows: int = 1) -> None:
         self.verb = verb
         self.future = future
         self.guarded = guarded
+        self.rows = rows
 
 
 class Writer:
