@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -257,11 +257,16 @@ def messages(reader: Line, mailbox: str = "INBOX") -> int:
     return int(found[1])
 
 
+def until(true: Callable[[], object], said: str = "it did not come about") -> None:
+    """Ask until it is so; by time, as a busy machine answers slowly."""
+    until_s = time.monotonic() + 20.0
+    while not true():
+        assert time.monotonic() < until_s, said
+
+
 def wait_for(reader: Line, number: int) -> None:
     """Ask until so many messages are there: delivery is a moment after the 250."""
-    until_s = time.monotonic() + 20.0
-    while messages(reader) < number:
-        assert time.monotonic() < until_s, "the message did not arrive"
+    until(lambda: messages(reader) >= number, "the message did not arrive")
 
 
 def events(world: World, name: str) -> Iterator[dict[str, object]]:
