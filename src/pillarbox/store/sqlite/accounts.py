@@ -231,7 +231,7 @@ class AccountFile:
     @property
     def idle(self) -> bool:
         """Has neither lane anything to do?"""
-        return not (self.committer.scheduled or self.read_lane.scheduled)
+        return self.committer.idle and not self.read_lane.scheduled
 
     def close(self) -> None:
         """Both connections, when the lanes are idle or ended."""

@@ -80,7 +80,7 @@ class Database:
     @property
     def idle(self) -> bool:
         """Does nothing wait to be written?"""
-        return not (self.committer.scheduled or self.committer.tasks)
+        return self.committer.idle
 
     def read(self, verb: Verb) -> asyncio.Future[Any]:
         """Run a verb that only reads, in a thread."""

@@ -47,11 +47,11 @@ class Committer:
         "_lanes",
         "_outbox",
         "_prepare",
+        "_scheduled",
+        "_tasks",
         "_timer",
         "_whole",
         "_writer",
-        "scheduled",
-        "tasks",
     )
 
     def __init__(
@@ -70,25 +70,30 @@ class Committer:
         self._lane = Lane(self._run)
         self._has_turn = self._is_blocked = False
         self._timer: asyncio.TimerHandle | None = None
-        self.tasks: list[Any] = []
-        self.scheduled = False
+        self._tasks: list[Any] = []
+        self._scheduled = False
+
+    @property
+    def idle(self) -> bool:
+        """Does nothing wait to be written, not even lazily?"""
+        return not (self._scheduled or self._tasks)
 
     def submit(self, task: Any, lazy: bool = False) -> None:
         """Queue a task, on the loop only. A lazy one waits a moment for others whose transaction it can share."""
-        self.tasks.append(task)
-        if self.scheduled:
+        self._tasks.append(task)
+        if self._scheduled:
             return
         if lazy:
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(LAZY_S, self._begin)
             return
-        self.scheduled = True
+        self._scheduled = True
         asyncio.get_running_loop().call_soon(self._next)
 
     def _begin(self) -> None:
         self._timer = None
-        if not self.scheduled and self.tasks:
-            self.scheduled = True
+        if not self._scheduled and self._tasks:
+            self._scheduled = True
             self._next()
 
     def _next(self) -> None:
@@ -96,19 +101,19 @@ class Committer:
         tasks = self._few()
         if not tasks:
             self._leave()
-            self.scheduled = False
+            self._scheduled = False
             return
         prepared = self._prepare(tasks) if not self._is_blocked else None
         if prepared is None:
             self._leave()
             self._is_blocked = False
-            tasks, self.tasks = self.tasks, []
+            tasks, self._tasks = self._tasks, []
             self._lanes.submit(self._lane, partial(self._whole, tasks))
         elif not self._has_turn and not self._writer.try_ready():
             self._lanes.submit(self._lane, self._get_ready)
         else:
             self._has_turn = False
-            del self.tasks[: len(tasks)]
+            del self._tasks[: len(tasks)]
             begun = self._writer.begin(prepared.tasks)
             if begun is None:
                 self._lanes.submit(self._lane, partial(self._whole, tasks))
@@ -118,12 +123,12 @@ class Committer:
     def _few(self) -> list[Any]:
         """The next tasks, as many as are short together: one at least."""
         rows = count = 0
-        for task in self.tasks[:NEAR]:
+        for task in self._tasks[:NEAR]:
             rows += task.rows
             if count and rows > NEAR_ROWS:
                 break
             count += 1
-        return self.tasks[:count]
+        return self._tasks[:count]
 
     def _leave(self) -> None:
         if self._has_turn:
